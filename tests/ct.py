@@ -1,0 +1,128 @@
+"""Small CT series for tests: an analytic head (skull, brain, noise) cut by slices at any place and tilt.
+
+    slices = ct.head(depths_mm=np.arange(20) * 5.0, tilt_deg=18)   # pydicom datasets, to be made awkward
+    paths = ct.save(slices, tmp_path)                              # DICOM files
+
+Pixel values follow from the position in the patient alone, so two cuts through the same place agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import UID, CTImageStorage, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, generate_uid
+
+EVEN_MM = np.arange(20) * 5.0 - 45.0
+"""Depth of each slice of a short but usual head CT along its normal; the head's centre is at 0."""
+
+_OUTER_MM = np.array([75.0, 95.0, 90.0])
+_INNER_MM = np.array([67.0, 87.0, 82.0])
+
+
+def head(
+    depths_mm: Iterable[float] = EVEN_MM,
+    *,
+    tilt_deg: float = 0.0,
+    matrix: int = 64,
+    field_mm: float = 240.0,
+    lateral_mm: Iterable[float] | None = None,
+) -> list[Dataset]:
+    """CT images of the head at those depths along the normal, from feet to head, with the plainest possible header.
+
+    With `tilt_deg` the slices are tilted about the patient's left-right axis and still stacked along the table (z).
+    """
+    depths = np.array(list(depths_mm), dtype=float)
+    tilt = np.radians(tilt_deg)
+    orientation = np.array([[1.0, 0.0, 0.0], [0.0, np.cos(tilt), -np.sin(tilt)]])
+    normal = np.cross(*orientation)
+    spacing = field_mm / matrix
+    corner = -(matrix - 1) / 2 * spacing * orientation.sum(axis=0)
+    shifts = np.zeros_like(depths) if lateral_mm is None else np.array(list(lateral_mm))
+    positions = [corner + np.array([shift, 0, depth / normal[2]]) for depth, shift in zip(depths, shifts, strict=True)]
+    study, series, frame = generate_uid(), generate_uid(), generate_uid()
+    slices = [_image(position, orientation, spacing, matrix) for position in positions]
+    for number, image in enumerate(slices, start=1):
+        image.StudyInstanceUID, image.SeriesInstanceUID, image.FrameOfReferenceUID = study, series, frame
+        image.InstanceNumber = number
+        image.SliceThickness = round(float(np.median(np.diff(depths))), 3) if len(depths) > 1 else 5
+    return slices
+
+
+def pixel_centres_mm(
+    position_mm: NDArray[np.float64], orientation: NDArray[np.float64], spacing_mm: tuple[float, float], matrix: int
+) -> NDArray[np.float64]:
+    """(rows, columns, 3) float64, LPS mm (PS3.3 C.7.6.2.1.1)."""
+    rows, columns = np.meshgrid(np.arange(matrix), np.arange(matrix), indexing="ij")
+    along_row, along_column = orientation
+    centres: NDArray[np.float64] = (
+        position_mm
+        + columns[..., None] * spacing_mm[1] * along_row  # PixelSpacing is (between rows, between columns)
+        + rows[..., None] * spacing_mm[0] * along_column
+    )
+    return centres
+
+
+def set_hu(image: Dataset, hu: NDArray[np.int16]) -> None:
+    """Store these HU with the image's own rescale and signedness."""
+    stored = np.rint((hu - float(image.RescaleIntercept)) / float(image.RescaleSlope))
+    image.PixelData = stored.astype(np.int16 if image.PixelRepresentation else np.uint16).tobytes()
+
+
+def hu_of(image: Dataset) -> NDArray[np.int16]:
+    """(rows, columns) int16: the HU that an uncompressed image holds."""
+    stored = np.frombuffer(image.PixelData, np.int16 if image.PixelRepresentation else np.uint16)
+    hu = stored * float(image.RescaleSlope) + float(image.RescaleIntercept)
+    rounded: NDArray[np.int16] = np.rint(hu).astype(np.int16).reshape(image.Rows, image.Columns)
+    return rounded
+
+
+def save(images: Sequence[Dataset], folder: Path, *, transfer_syntax: UID = ExplicitVRLittleEndian) -> list[Path]:
+    """Write one file per image, compressed without loss as asked."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for index, image in enumerate(images):
+        image.file_meta = FileMetaDataset()
+        image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID
+        image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
+        if transfer_syntax == DeflatedExplicitVRLittleEndian:
+            image.file_meta.TransferSyntaxUID = transfer_syntax
+        elif transfer_syntax != ExplicitVRLittleEndian:
+            image.compress(transfer_syntax, generate_instance_uid=False)
+        path = folder / f"{index:04d}.dcm"
+        image.save_as(path, enforce_file_format=True)
+        paths.append(path)
+    return paths
+
+
+def _image(position: NDArray[np.float64], orientation: NDArray[np.float64], spacing: float, matrix: int) -> Dataset:
+    image = Dataset()
+    image.SOPClassUID, image.SOPInstanceUID = CTImageStorage, generate_uid()
+    image.Modality, image.ImageType = "CT", ["ORIGINAL", "PRIMARY", "AXIAL"]
+    image.PatientName, image.PatientID = "Planted^Name", "PLANTED-ID"
+    image.StudyDate, image.StudyTime = "20260301", "101500"
+    image.BodyPartExamined, image.ConvolutionKernel, image.KVP = "HEAD", "STANDARD", "120"
+    image.AcquisitionNumber = 1
+    image.ImagePositionPatient = [round(float(value), 6) for value in position]
+    image.ImageOrientationPatient = [round(float(value), 8) for value in orientation.ravel()]
+    image.PixelSpacing = [spacing, spacing]
+    image.Rows = image.Columns = matrix
+    image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
+    image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 16, 16, 15, 0
+    image.RescaleIntercept, image.RescaleSlope, image.RescaleType = "-1024", "1", "HU"
+    image.WindowCenter, image.WindowWidth = "40", "80"
+    set_hu(image, _head_hu(pixel_centres_mm(position, orientation, (spacing, spacing), matrix)))
+    return image
+
+
+def _head_hu(points_mm: NDArray[np.float64]) -> NDArray[np.int16]:
+    hu = np.full(points_mm.shape[:-1], -1000.0)
+    hu[((points_mm / _OUTER_MM) ** 2).sum(axis=-1) < 1] = 900
+    hu[((points_mm / _INNER_MM) ** 2).sum(axis=-1) < 1] = 34
+    noise = 4 * np.sin(points_mm @ np.array([1.3, 2.1, 0.7])) * np.cos(points_mm @ np.array([0.4, -1.7, 2.9]))
+    noisy: NDArray[np.int16] = np.rint(hu + noise).astype(np.int16)
+    return noisy

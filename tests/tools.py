@@ -1,0 +1,44 @@
+"""What tests need from the machine: real tools, real data, free ports. Missing parts are named, never hidden."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+
+# pynetdicom installs its own storescu and friends into the virtual environment, where they shadow dcmtk's.
+_SYSTEM_PATH = "/usr/bin:/usr/sbin:/bin:/sbin:/usr/local/bin"
+
+
+def require_tool(name: str) -> str:
+    """Path of a system tool. Skips, saying what is missing; fails instead where CI=true."""
+    path = shutil.which(name, path=_SYSTEM_PATH)
+    if path is None:
+        _missing(f"{name} is not installed (run scripts/install-test-tools.sh as root)")
+    assert path is not None
+    return path
+
+
+def real_head_ct() -> Path:
+    """Folder of the real head CT (GE, 28 slices, 18.5 degree tilt). Skips, saying so, where it is not there."""
+    default = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("TRIAGE_NODE_DATA", default)) / "ct" / "ge-head-tilt"
+    if not folder.is_dir():
+        pytest.skip("the real head CT is not at hand: set TRIAGE_NODE_DATA")
+    return folder
+
+
+def free_port() -> int:
+    """A TCP port on 127.0.0.1 that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _missing(what: str) -> None:
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"required in CI: {what}")
+    pytest.skip(what)

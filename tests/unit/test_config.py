@@ -1,0 +1,93 @@
+"""The configuration: one table, errors that name file, line and fix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from triage_node import config
+from triage_node.domain import Priority
+from triage_node.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+
+
+def load(tmp_path: Path, text: str) -> config.Config:
+    path = tmp_path / "node.toml"
+    path.write_text(text)
+    return config.load(path)
+
+
+def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
+    loaded = load(tmp_path, "")
+    assert loaded.node.ae_title == "TRIAGE"
+    assert loaded.rules == config.DEFAULT_RULES
+    assert loaded.sources == ()
+
+
+def test_the_committed_reference_file_is_the_table(tmp_path: Path) -> None:
+    assert (ROOT / "config" / "triage-node.toml").read_text() == config.reference()
+
+
+def test_the_reference_file_loads_as_the_defaults(tmp_path: Path) -> None:
+    loaded = load(tmp_path, config.reference())
+    assert loaded.series == config.Series()
+    assert loaded.delivery == config.Delivery()
+
+
+@pytest.mark.parametrize("name", ["example-hospital.toml", "compose-node.toml"])
+def test_every_shipped_example_loads(name: str) -> None:
+    loaded = config.load(ROOT / "config" / name)
+    assert loaded.sources
+    assert loaded.destinations
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        ('[node]\nae_titel = "X"\n', 2, 'did you mean "ae_title"?'),
+        ("[nodes]\n", 1, 'did you mean "node"?'),
+        ('[node]\nport = "104"\n', 2, "node.port must be a whole number"),
+        ("[node]\n\nport = 70000\n", 3, "must be a TCP port"),
+        ("[node]\nport = true\n", 2, "node.port must be a whole number"),
+        ('[node]\nae_title = "SEVENTEEN_LETTERS"\n', 2, "must be an AE title"),
+        ('[[source]]\nhosts = ["10.0.0.1"]\n', 1, '[[source]] needs "ae_title"'),
+        ('[[source]]\nae_title = "A"\nhosts = ["ct.local"]\n', 3, '"ct.local" is no IP address'),
+        (
+            '[[source]]\nae_title = "A"\nhosts = ["10.0.0.1"]\n[[source]]\nae_title = "B"\nhost = "10.0.0.2"\n',
+            6,
+            "hosts",
+        ),
+        ('[source]\nae_title = "A"\n', 1, "double brackets"),
+        ('[[node]]\nae_title = "A"\n', 1, "single brackets"),
+        ("[series]\nquiet = 3\n", 2, '[series] knows no "quiet"'),
+        ('[[rule]]\npriority = "URGENT"\n', 2, "must be one of STAT, HIGH, ROUTINE"),
+        ('[node\nae_title = "A"\n', None, "line 1"),
+    ],
+)
+def test_an_error_names_file_line_and_fix(tmp_path: Path, text: str, line: int | None, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text)
+    assert said in str(caught.value)
+    assert str(tmp_path / "node.toml") + (f":{line}:" if line else "") in str(caught.value)
+
+
+def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"example-hospital\.toml"):
+        config.load(tmp_path / "none.toml")
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    assert load(tmp_path, '[node]\ndata_dir = "spool"\n').node.data_dir == tmp_path / "spool"
+
+
+def test_two_destinations_of_one_name_are_refused(tmp_path: Path) -> None:
+    one = '[[destination]]\nname = "pacs"\nae_title = "P"\nhost = "h"\nport = 104\n'
+    with pytest.raises(ConfigError, match="two destinations"):
+        load(tmp_path, one + one)
+
+
+def test_rules_keep_their_order(tmp_path: Path) -> None:
+    loaded = load(tmp_path, '[[rule]]\npriority = "HIGH"\n[[rule]]\npriority = "STAT"\nsubtype = "epidural"\n')
+    assert [rule.priority for rule in loaded.rules] == [Priority.HIGH, Priority.STAT]

@@ -1,0 +1,341 @@
+"""States in the database: revisions, claims, outbox. Real SQLite, several connections."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from tests.arrivals import Clock
+from triage_node.domain import (
+    TRANSITIONS,
+    Instance,
+    InstanceOutcome,
+    ObjectKind,
+    Outcome,
+    Priority,
+    ResultObject,
+    SeriesState,
+    require_transition,
+)
+from triage_node.errors import LeaseLost, StateError
+from triage_node.store import board, claims, ledger, outbox
+from triage_node.store.database import Database, open_database
+from triage_node.store.schema import metadata, revision
+
+STUDY = "1.2.3"
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    opened = open_database(f"sqlite:///{tmp_path / 'db.sqlite3'}")
+    yield opened
+    opened.close()
+
+
+def arrive(database: Database, clock: Clock, number: int, *, series: str = "1.2.3.4") -> None:
+    image = Instance(
+        sop_uid=f"{series}.{number}",
+        sop_class_uid="1.2.840.10008.5.1.4.1.1.2",
+        transfer_syntax_uid="1.2.840.10008.1.2.1",
+        study_uid=STUDY,
+        series_uid=series,
+        modality="CT",
+        sha256="0" * 64,
+        size_bytes=1,
+        position_mm=(0.0, 0.0, 5.0 * number),
+        normal=(0.0, 0.0, 1.0),
+        calling_ae="CT1",
+        source_address="127.0.0.1",
+        association="a1",
+        received_at=clock(),
+        outcome=InstanceOutcome.SERIES,
+    )
+    ledger.record(database, [ledger.Arrived(instance=image)])
+
+
+def make_ready(database: Database, clock: Clock) -> None:
+    for waiting in claims.receiving(database):
+        assert claims.set_ready(database, waiting, "test", clock())
+
+
+def claim(database: Database, clock: Clock) -> claims.Claim:
+    held = claims.claim(database, now=clock(), lease_s=60)
+    assert held is not None
+    return held
+
+
+def report(
+    name: str, *, outcome: Outcome = Outcome.ANALYZED, clock: Clock, wait_s: float = 0, to: str = "pacs"
+) -> claims.Report:
+    made = ResultObject(
+        kind=ObjectKind.SR,
+        sop_class_uid="1.2.840.10008.5.1.4.1.1.88.34",
+        sop_uid=f"2.25.{name}",
+        series_uid="2.25.1",
+        transfer_syntax_uid="1.2.840.10008.1.2.1",
+        data=b"bytes",
+    )
+    return claims.Report(
+        outcome=outcome,
+        reason=None,
+        detail="said",
+        priority=Priority.STAT if outcome == Outcome.ANALYZED else Priority.NONE,
+        result={"outcome": outcome.value},
+        objects=[(made, f"results/{name}.dcm")],
+        deliveries=[(made.sop_uid, to)],
+        not_before=clock() + timedelta(seconds=wait_s),
+    )
+
+
+def states(database: Database) -> list[tuple[int, str]]:
+    with database.reading() as connection:
+        query = sa.select(revision.c.revision, revision.c.state).order_by(revision.c.id)
+        return [(row.revision, row.state) for row in connection.execute(query)]
+
+
+# ---------------------------------------------------------------- schema
+
+
+def test_the_migrations_give_the_schema_of_the_code(database: Database) -> None:
+    inspector = sa.inspect(database.engine)
+    assert set(inspector.get_table_names()) == {*metadata.tables, "alembic_version"}
+    for name, table in metadata.tables.items():
+        assert {column["name"] for column in inspector.get_columns(name)} == {column.name for column in table.columns}
+        assert {index["name"] for index in inspector.get_indexes(name)} == {index.name for index in table.indexes}
+
+
+def test_four_processes_may_migrate_at_once(tmp_path: Path) -> None:
+    faults: list[BaseException] = []
+
+    def open_it() -> None:
+        try:
+            open_database(f"sqlite:///{tmp_path / 'new.sqlite3'}").close()
+        except BaseException as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=open_it) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert faults == []
+
+
+@pytest.mark.parametrize(("old", "new"), list(itertools.product(SeriesState, SeriesState)))
+def test_only_the_listed_transitions_are_legal(old: SeriesState, new: SeriesState) -> None:
+    if new in TRANSITIONS[old]:
+        require_transition(old, new)
+    else:
+        with pytest.raises(StateError):
+            require_transition(old, new)
+
+
+def test_a_series_cannot_have_two_open_revisions(database: Database, clock: Clock) -> None:
+    arrive(database, clock, 1)
+    with pytest.raises(sa.exc.IntegrityError), database.transaction() as connection:
+        values = {"series_uid": "1.2.3.4", "revision": 2, "state": "READY", "attempts": 0}
+        connection.execute(revision.insert().values(**values))
+
+
+# ---------------------------------------------------------------- claims
+
+
+def test_a_ready_series_is_claimed_once(database: Database, clock: Clock) -> None:
+    arrive(database, clock, 1)
+    make_ready(database, clock)
+    assert claim(database, clock).attempts == 1
+    assert claims.claim(database, now=clock(), lease_s=60) is None
+
+
+def test_many_workers_never_claim_the_same_series(database: Database, clock: Clock) -> None:
+    for number in range(12):
+        arrive(database, clock, 1, series=f"1.2.3.{number}")
+    make_ready(database, clock)
+    taken: list[str] = []
+
+    def work() -> None:
+        while (held := claims.claim(database, now=clock(), lease_s=60)) is not None:
+            taken.append(held.series_uid)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(taken) == len(set(taken)) == 12
+
+
+def test_an_image_after_ready_opens_the_revision_again(database: Database, clock: Clock) -> None:
+    arrive(database, clock, 1)
+    make_ready(database, clock)
+    arrive(database, clock, 2)
+    assert states(database) == [(1, "RECEIVING")]
+
+
+def test_an_image_that_comes_between_reading_and_ready_keeps_it_receiving(database: Database, clock: Clock) -> None:
+    arrive(database, clock, 1)
+    (waiting,) = claims.receiving(database)
+    arrive(database, clock, 2)
+    assert not claims.set_ready(database, waiting, "test", clock())
+
+
+def test_an_image_during_analysis_withholds_the_result(database: Database, clock: Clock) -> None:
+    arrive(database, clock, 1)
+    make_ready(database, clock)
+    held = claim(database, clock)
+    arrive(database, clock, 2)
+    assert not claims.publish(database, held, report("1", clock=clock), now=clock())
+    assert states(database) == [(1, "RECEIVING")]
+    assert outbox.claim_parcels(database, "pacs", now=clock(), lease_s=60) == []
+
+
+def test_a_lease_that_ran_out_goes_to_another_and_the_first_cannot_finish(database: Database, clock: Clock) -> None:
+    arrive(database, clock, 1)
+    make_ready(database, clock)
+    first = claim(database, clock)
+    clock.advance(61)
+    second = claim(database, clock)
+    assert second.attempts == 2
+    assert second.claimed_at == first.claimed_at
+    with pytest.raises(LeaseLost):
+        claims.publish(database, first, report("1", clock=clock), now=clock())
+    assert claims.publish(database, second, report("1", clock=clock), now=clock())
+    assert states(database) == [(1, "REPORTED")]
+
+
+def test_a_heartbeat_keeps_the_claim(database: Database, clock: Clock) -> None:
+    arrive(database, clock, 1)
+    make_ready(database, clock)
+    held = claim(database, clock)
+    clock.advance(50)
+    claims.heartbeat(database, held, now=clock(), lease_s=60)
+    clock.advance(50)
+    assert claims.claim(database, now=clock(), lease_s=60) is None
+
+
+def test_a_late_slice_opens_the_next_revision_which_supersedes(database: Database, clock: Clock) -> None:
+    arrive(database, clock, 1)
+    make_ready(database, clock)
+    assert claims.publish(database, claim(database, clock), report("1", clock=clock), now=clock())
+    arrive(database, clock, 2)
+    assert states(database) == [(1, "REPORTED"), (2, "RECEIVING")]
+    make_ready(database, clock)
+    held = claim(database, clock)
+    assert claims.previous_sr(database, held) == ("1.2.840.10008.5.1.4.1.1.88.34", "2.25.1")
+    assert claims.publish(database, held, report("2", clock=clock), now=clock())
+    parcels = outbox.claim_parcels(database, "pacs", now=clock(), lease_s=60)
+    assert [parcel.sop_uid for parcel in parcels] == ["2.25.2"]
+
+
+# ---------------------------------------------------------------- notices
+
+
+def publish_series(database: Database, clock: Clock, series: str, name: str, outcome: Outcome) -> None:
+    arrive(database, clock, 1, series=series)
+    make_ready(database, clock)
+    wait_s = 180 if outcome == Outcome.NOT_ANALYZED else 0
+    made = report(name, outcome=outcome, clock=clock, wait_s=wait_s)
+    assert claims.publish(database, claim(database, clock), made, now=clock())
+
+
+def sent_uids(database: Database, clock: Clock) -> list[str]:
+    return [parcel.sop_uid for parcel in outbox.claim_parcels(database, "pacs", now=clock(), lease_s=60)]
+
+
+@pytest.mark.parametrize("first", [Outcome.ANALYZED, Outcome.NOT_ANALYZED])
+def test_not_analysed_is_not_said_of_a_study_that_was_analysed(
+    database: Database, clock: Clock, first: Outcome
+) -> None:
+    names = {Outcome.ANALYZED: "1", Outcome.NOT_ANALYZED: "2"}
+    second = Outcome.NOT_ANALYZED if first == Outcome.ANALYZED else Outcome.ANALYZED
+    publish_series(database, clock, "1.2.3.4", names[first], first)
+    publish_series(database, clock, "1.2.3.5", names[second], second)
+    clock.advance(200)
+    assert sent_uids(database, clock) == ["2.25.1"]
+
+
+def test_not_analysed_is_said_once_the_study_had_its_time(database: Database, clock: Clock) -> None:
+    publish_series(database, clock, "1.2.3.4", "2", Outcome.NOT_ANALYZED)
+    assert sent_uids(database, clock) == []
+    clock.advance(181)
+    assert sent_uids(database, clock) == ["2.25.2"]
+
+
+# ---------------------------------------------------------------- outbox
+
+
+def published(database: Database, clock: Clock) -> outbox.Parcel:
+    publish_series(database, clock, "1.2.3.4", "1", Outcome.ANALYZED)
+    (parcel,) = outbox.claim_parcels(database, "pacs", now=clock(), lease_s=60)
+    return parcel
+
+
+def test_the_last_object_sent_makes_the_revision_delivered(database: Database, clock: Clock) -> None:
+    outbox.mark_sent(database, published(database, clock), status=0, now=clock())
+    assert states(database) == [(1, "DELIVERED")]
+
+
+def test_a_failed_object_waits_for_its_backoff(database: Database, clock: Clock) -> None:
+    parcel = published(database, clock)
+    later = clock() + timedelta(seconds=4)
+    outbox.mark_failed(database, parcel, status=0xA700, error="full", not_before=later)
+    assert outbox.claim_parcels(database, "pacs", now=clock(), lease_s=60) == []
+    clock.advance(5)
+    (again,) = outbox.claim_parcels(database, "pacs", now=clock(), lease_s=60)
+    assert (again.sop_uid, again.attempts) == (parcel.sop_uid, 2)
+
+
+def test_a_dead_letter_is_shown_and_can_be_retried(database: Database, clock: Clock) -> None:
+    outbox.mark_dead(database, published(database, clock), status=0x0122, error="SOP class not supported")
+    assert states(database) == [(1, "REPORTED")]
+    (letter,) = board.status(database, now=clock())["dead_letters"]
+    assert (letter["status"], letter["error"]) == ("0x0122", "SOP class not supported")
+    assert outbox.retry_dead(database, destination=None, now=clock()) == 1
+    assert len(outbox.claim_parcels(database, "pacs", now=clock(), lease_s=60)) == 1
+
+
+def test_a_killed_sender_loses_its_rows_after_the_lease_and_cannot_mark_them(database: Database, clock: Clock) -> None:
+    dead = published(database, clock)
+    clock.advance(61)
+    (alive,) = outbox.claim_parcels(database, "pacs", now=clock(), lease_s=60)
+    outbox.mark_dead(database, dead, status=None, error="late")
+    outbox.mark_sent(database, alive, status=0, now=clock())
+    assert states(database) == [(1, "DELIVERED")]
+
+
+def test_stat_goes_before_routine(database: Database, clock: Clock) -> None:
+    for number, priority in enumerate([Priority.ROUTINE, Priority.NONE, Priority.STAT, Priority.HIGH]):
+        series = f"1.2.3.{number}"
+        arrive(database, clock, 1, series=series)
+        make_ready(database, clock)
+        made = report(str(number), clock=clock)
+        urgent = claims.Report(**{**vars(made), "priority": priority})
+        assert claims.publish(database, claim(database, clock), urgent, now=clock())
+    assert sent_uids(database, clock) == ["2.25.2", "2.25.3", "2.25.1", "2.25.0"]
+
+
+# ---------------------------------------------------------------- roles and leases
+
+
+def test_one_holder_at_a_time(database: Database, clock: Clock) -> None:
+    assert board.hold_lease(database, "deliver", "a", now=clock(), lease_s=10)
+    assert not board.hold_lease(database, "deliver", "b", now=clock(), lease_s=10)
+    clock.advance(11)
+    assert board.hold_lease(database, "deliver", "b", now=clock(), lease_s=10)
+    assert not board.hold_lease(database, "deliver", "a", now=clock(), lease_s=10)
+
+
+def test_status_shows_no_uid(database: Database, clock: Clock) -> None:
+    publish_series(database, clock, "1.2.3.4", "1", Outcome.ANALYZED)
+    assert "1.2.3.4" not in str(board.status(database, now=clock()))

@@ -1,0 +1,1 @@
+"""triage-node: a DICOM-native PACS listener and auto-triage node for head CT."""

@@ -1,0 +1,230 @@
+"""Bytes -> spool + row + status: the one place where an acknowledgement is earned.
+
+identify      header elements only, no pixel is decoded
+keep          spool: written, fsynced, linked, directory fsynced
+enter         ledger: row committed
+0x0000        only now
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Final
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import (
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    LegacyConvertedEnhancedCTImageStorage,
+)
+
+from triage_node import log
+from triage_node.domain import Instance, InstanceOutcome, ReceivedObject
+from triage_node.errors import RejectedObject
+from triage_node.spool import Arrival, Spool
+from triage_node.store import ledger
+from triage_node.store.database import Database
+
+SUCCESS: Final = 0x0000
+DATASET_DOES_NOT_MATCH: Final = 0xA900  # PS3.4 B.2.3: Data Set does not match SOP Class
+CANNOT_UNDERSTAND: Final = 0xC000  # PS3.4 B.2.3: Cannot understand
+
+CT_CLASSES: Final = frozenset({CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage})
+
+_ELEMENTS: Final[list[str]] = [
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "Modality",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+]
+
+REBUILD_BATCH: Final = 500
+CLOCK_SLACK_S: Final = 3600.0
+"""Files this much older than the newest row are taken as entered; a crash leaves only the newest without a row."""
+
+Step = Callable[[str], None]
+
+
+def no_step(_name: str) -> None:
+    """Default `step`: nothing happens between the steps."""
+
+
+class Admission:
+    """Admits objects; called from many association threads at a time."""
+
+    def __init__(
+        self,
+        *,
+        spool: Spool,
+        database: Database,
+        clock: Callable[[], datetime],
+        step: Step = no_step,
+    ) -> None:
+        self._spool = spool
+        self._database = database
+        self._clock = clock
+        self._step = step
+        self._writer = ledger.LedgerWriter(database)
+
+    def admit(self, received: ReceivedObject) -> int:
+        """Make one object durable and return the DIMSE status to answer.
+
+        Raises RejectedObject (A900, C000) for what is no DICOM object or not the one announced; OSError or a
+        database error when it could not be made durable, and then nothing was acknowledged.
+        """
+        instance = self._identify(received)
+        self._step("identified")
+        spooled = self._spool.keep(received)
+        self._step("spooled")
+        different = spooled.arrival == Arrival.DIFFERENT
+        self._writer.enter(ledger.Arrived(instance=replace(instance, sha256=spooled.sha256), quarantined=different))
+        self._step("entered")
+        if different:
+            log.event(
+                "quarantined: same SOP Instance UID, other bytes; the first stays",
+                object=log.ref(received.sop_uid),
+                calling_ae=received.calling_ae,
+            )
+        return SUCCESS
+
+    def released(self, association: str) -> None:
+        """The association ended; its series may be complete."""
+        ledger.released(self._database, association, self._clock())
+
+    def recover(self) -> int:
+        """After a start: sweep what was half-written, enter what has no row. Returns how many rows were missing."""
+        swept = self._spool.sweep()
+        entered = rebuild(self._spool, self._database)
+        if swept or entered:
+            log.event("recovered", half_written_removed=swept, rows_rebuilt=entered)
+        return entered
+
+    def close(self) -> None:
+        """Write what is queued."""
+        self._writer.close()
+
+    def _identify(self, received: ReceivedObject) -> Instance:
+        header = _read_header(BytesIO(b"".join((received.header, received.dataset))))
+        uid = str(header.get("SOPInstanceUID", ""))
+        if uid != received.sop_uid or str(header.get("SOPClassUID", "")) != received.sop_class_uid:
+            raise RejectedObject(DATASET_DOES_NOT_MATCH, "the data set is not the object that the command announced")
+        return _instance(
+            header,
+            transfer_syntax_uid=received.transfer_syntax_uid,
+            size_bytes=len(received.dataset),
+            calling_ae=received.calling_ae,
+            source_address=received.source_address,
+            association=received.association,
+            received_at=self._clock(),
+            outcome=self._outcome(received),
+        )
+
+    def _outcome(self, received: ReceivedObject) -> InstanceOutcome:
+        if received.sop_class_uid in CT_CLASSES:
+            return InstanceOutcome.SERIES
+        own = ledger.is_own_result(self._database, received.sop_uid)
+        return InstanceOutcome.OWN if own else InstanceOutcome.IGNORED
+
+
+def rebuild(spool: Spool, database: Database, *, everything: bool = False) -> int:
+    """Enter spooled objects that have no row: the spool is the truth. Returns how many had none."""
+    newest = None if everything else ledger.newest(database)
+    since = newest.timestamp() - CLOCK_SLACK_S if newest else 0.0
+    entered = 0
+    batch: list[Path] = []
+    for path in spool.objects(newer_than_epoch_s=since):
+        batch.append(path)
+        if len(batch) == REBUILD_BATCH:
+            entered += _enter_missing(batch, database)
+            batch = []
+    return entered + _enter_missing(batch, database)
+
+
+def _enter_missing(paths: Sequence[Path], database: Database) -> int:
+    instances = {instance.sop_uid: instance for instance in map(_from_file, paths)}
+    missing = ledger.unknown(database, list(instances)) if instances else set()
+    outcomes = {
+        uid: InstanceOutcome.OWN
+        for uid in missing
+        if instances[uid].outcome == InstanceOutcome.IGNORED and ledger.is_own_result(database, uid)
+    }
+    arrivals = [
+        ledger.Arrived(instance=replace(instances[uid], outcome=outcomes.get(uid, instances[uid].outcome)))
+        for uid in sorted(missing)
+    ]
+    ledger.record(database, arrivals)
+    return len(arrivals)
+
+
+def _from_file(path: Path) -> Instance:
+    from triage_node.spool import dataset_sha256
+
+    header = _read_header(path)
+    stat = path.stat()
+    class_uid = str(header.SOPClassUID)
+    return replace(
+        _instance(
+            header,
+            transfer_syntax_uid=str(header.file_meta.TransferSyntaxUID),
+            size_bytes=stat.st_size,
+            calling_ae=str(header.file_meta.get("SourceApplicationEntityTitle", "")),
+            source_address="",
+            association="",
+            received_at=datetime.fromtimestamp(stat.st_mtime, UTC),
+            outcome=InstanceOutcome.SERIES if class_uid in CT_CLASSES else InstanceOutcome.IGNORED,
+        ),
+        sha256=dataset_sha256(path),
+    )
+
+
+def _read_header(source: BytesIO | Path) -> FileDataset:
+    try:
+        header = dcmread(source, stop_before_pixels=True, specific_tags=list(_ELEMENTS))
+        for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+            if not header.get(keyword):
+                raise RejectedObject(CANNOT_UNDERSTAND, f"the object carries no {keyword}")
+    except RejectedObject:
+        raise
+    except (InvalidDicomError, ValueError, KeyError, AttributeError, TypeError, EOFError, NotImplementedError) as error:
+        # what pydicom raises on bytes that are no data set; its message may hold values, so it is not passed on
+        raise RejectedObject(CANNOT_UNDERSTAND, f"the data set cannot be parsed ({type(error).__name__})") from None
+    return header
+
+
+def _instance(header: Dataset, **known: Any) -> Instance:
+    return Instance(
+        sop_uid=str(header.SOPInstanceUID),
+        sop_class_uid=str(header.SOPClassUID),
+        study_uid=str(header.StudyInstanceUID),
+        series_uid=str(header.SeriesInstanceUID),
+        modality=str(header.get("Modality", ""))[:16],
+        sha256="",
+        position_mm=_floats(header, "ImagePositionPatient", 3),
+        normal=_normal(header),
+        **known,
+    )
+
+
+def _normal(header: Dataset) -> tuple[float, float, float] | None:
+    cosines = _floats(header, "ImageOrientationPatient", 6)
+    if cosines is None:
+        return None
+    (a, b, c), (d, e, f) = cosines[:3], cosines[3:]
+    return (b * f - c * e, c * d - a * f, a * e - b * d)
+
+
+def _floats(header: Dataset, keyword: str, count: int) -> Any:
+    try:
+        values = tuple(float(value) for value in header.get(keyword) or ())
+    except (TypeError, ValueError):
+        return None
+    return values if len(values) == count else None

@@ -1,0 +1,57 @@
+"""Is a series complete? Positions and times -> why it is, or None.
+
+An association's release is not "complete" (Orthanc opens several for one study, measured), a gap-free stack alone
+is not either (the vertex may still come). Both together are, because a late slice costs only a new revision. Whatever
+is never recognised so ends by a quiet period, and by a hard cap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import numpy as np
+
+MIN_HEAD_MM = 100.0
+"""A stack shorter than this may still grow: an adult head is 130 to 180 mm from skull base to vertex."""
+MIN_SLICES = 12
+MAX_STEP_RATIO = 1.9
+"""Largest step over the median: scans change from thin to thick (measured: 4.2 to 7.4 mm); a lost slice doubles."""
+MAX_STEP_MM = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrivals:
+    """What is known of a series while it comes in."""
+
+    images: int
+    first_image_at: datetime
+    last_image_at: datetime
+    released_at: datetime | None
+    """When the association that carried its last image ended."""
+    positions_mm: Sequence[float]
+    """Distance of each image along the slice normal, mm, any order."""
+
+
+def complete_because(arrivals: Arrivals, *, now: datetime, quiet_s: float, cap_s: float) -> str | None:
+    """Why the series counts as complete now, in a few words, or None while it does not."""
+    released = arrivals.released_at is not None and arrivals.released_at >= arrivals.last_image_at
+    if released and is_contiguous_head(arrivals.positions_mm):
+        return "association released, contiguous over a head"
+    if now - arrivals.last_image_at >= timedelta(seconds=quiet_s):
+        return f"no image for {quiet_s:g} s"
+    if now - arrivals.first_image_at >= timedelta(seconds=cap_s):
+        return f"still growing after {cap_s:g} s"
+    return None
+
+
+def is_contiguous_head(positions_mm: Sequence[float]) -> bool:
+    """Whether the slices cover a head's length without a gap."""
+    if len(positions_mm) < MIN_SLICES:
+        return False
+    ordered = np.unique(np.round(np.asarray(positions_mm, dtype=np.float64), 2))
+    if len(ordered) < MIN_SLICES or ordered[-1] - ordered[0] < MIN_HEAD_MM:
+        return False
+    steps = np.diff(ordered)
+    return bool(steps.max() <= min(MAX_STEP_MM, MAX_STEP_RATIO * float(np.median(steps))))

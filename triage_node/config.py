@@ -1,0 +1,415 @@
+"""The settings: one table (the dataclasses below) gives defaults, help, validation and config/triage-node.toml.
+
+A configuration file is TOML. An unknown key is an error that suggests the key that was meant; every error names file
+and line. Relative paths are relative to the file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final
+
+from triage_node.domain import SUBTYPES, Priority, Rule
+from triage_node.errors import ConfigError
+
+Check = Callable[[Any], str | None]
+"""Returns what is wrong with a value, or None."""
+
+
+# ---------------------------------------------------------------- checks
+
+
+def _port(value: int) -> str | None:
+    return None if 0 <= value <= 65535 else "must be a TCP port, 0 to 65535 (0 takes a free one)"
+
+
+def _ae_title(value: str) -> str | None:
+    # PS3.5 6.2, VR AE: 16 characters, no backslash, no control characters, not only spaces
+    if value.strip() and len(value) <= 16 and value.isascii() and value.isprintable() and "\\" not in value:
+        return None
+    return "must be an AE title: 1 to 16 printable ASCII characters, no backslash"
+
+
+def _hosts(value: list[str]) -> str | None:
+    for host in value:
+        try:
+            ipaddress.ip_network(host, strict=False)
+        except ValueError:
+            return f'"{host}" is no IP address or network; write "10.1.2.3" or "10.1.2.0/24"'
+    return None if value else 'must name at least one address, such as "10.1.2.3" or "10.1.2.0/24"'
+
+
+def _at_least(low: float) -> Check:
+    return lambda value: None if value >= low else f"must be {low:g} or more"
+
+
+def _between(low: float, high: float) -> Check:
+    return lambda value: None if low <= value <= high else f"must be between {low:g} and {high:g}"
+
+
+def _one_of(*allowed: str) -> Check:
+    return lambda value: None if value in allowed else f"must be one of {', '.join(allowed)}"
+
+
+def _each_of(*allowed: str) -> Check:
+    def check(value: list[str]) -> str | None:
+        wrong = [item for item in value if item not in allowed]
+        return f"{wrong[0]} is not one of {', '.join(allowed)}" if wrong else None
+
+    return check
+
+
+def _name(value: str) -> str | None:
+    good = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}", value)
+    return None if good else "must be 1 to 32 letters, digits, - or _"
+
+
+# ---------------------------------------------------------------- the settings table
+
+
+def setting(default: Any, help_text: str, *, check: Check | None = None) -> Any:
+    """One setting: its default (MISSING makes it required), its help with the unit, its check."""
+    metadata = {"help": help_text, "check": check}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """[node]: who this node is and where it keeps things."""
+
+    ae_title: str = setting("TRIAGE", "AE title of this node; callers must call it by this name", check=_ae_title)
+    host: str = setting("0.0.0.0", "address the listener binds to")  # noqa: S104 - a PACS is on another machine
+    port: int = setting(11112, "DICOM port; 0 takes a free one, shown by `triage-node status`", check=_port)
+    data_dir: Path = setting(Path("data"), "folder of the spool and, unless `database` says otherwise, the database")
+    database: str = setting("", "SQLAlchemy URL; empty: SQLite in data_dir")
+    uid_scope: str = setting(
+        "", "result UIDs are derived from this name; set once, keep when the AE title changes; empty: ae_title"
+    )
+    max_associations: int = setting(48, "associations at a time, all callers together", check=_at_least(1))
+    max_associations_per_address: int = setting(16, "connections at a time from one address", check=_at_least(1))
+    stall_timeout_s: float = setting(10.0, "s a peer may stall inside one PDU or TLS handshake", check=_at_least(0.1))
+    idle_timeout_s: float = setting(300.0, "s an association may stay idle", check=_at_least(1))
+    min_free_mb: int = setting(2048, "MB of free disk below which images are refused (A700)", check=_at_least(0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """[[source]]: a caller that may send images. Who is not listed is refused."""
+
+    ae_title: str = setting(MISSING, "calling AE title", check=_ae_title)
+    hosts: list[str] = setting(MISSING, 'addresses it calls from, such as ["10.1.2.3", "10.1.2.0/24"]', check=_hosts)
+    called_ae: str = setting("", "the AE title it calls us by; empty: node.ae_title")
+    quiet_s: float = setting(10.0, "s without a new image after which a series counts as complete", check=_at_least(0))
+
+
+DESTINATION_KINDS: Final = ("dicom",)
+SENDABLE: Final = ("SEG", "SR", "KEY_IMAGE", "NOTICE")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Destination:
+    """[[destination]]: where results go."""
+
+    name: str = setting(MISSING, "short name for logs and pages", check=_name)
+    kind: str = setting(
+        "dicom", "how it is reached: " + ", ".join(DESTINATION_KINDS), check=_one_of(*DESTINATION_KINDS)
+    )
+    ae_title: str = setting(MISSING, "its AE title", check=_ae_title)
+    host: str = setting(MISSING, "its address or host name")
+    port: int = setting(MISSING, "its DICOM port", check=_port)
+    send: list[str] = setting(list(SENDABLE), "what it gets: " + ", ".join(SENDABLE), check=_each_of(*SENDABLE))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """[series]: when a series is complete and when its result is published."""
+
+    cap_s: float = setting(120.0, "s after its first image at which a series is taken as it is", check=_at_least(1))
+    settle_s: float = setting(2.0, "s without a new image before a result is published", check=_at_least(0))
+    max_study_age_h: float = setting(24.0, "h; older studies are priors and not analysed; 0: off", check=_at_least(0))
+    notice_after_s: float = setting(
+        180.0,
+        "s after which `not analysed` is sent, unless another series of the study was analysed",
+        check=_at_least(0),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """[model]: what analyses."""
+
+    bundle: str = setting("default", "name of a shipped bundle, or the path of a bundle folder")
+    device: str = setting("auto", "auto, cpu or cuda", check=_one_of("auto", "cpu", "cuda"))
+    timeout_s: float = setting(120.0, "s one inference may take before it is killed", check=_at_least(1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """[work]: the analysing processes."""
+
+    workers: int = setting(1, "worker processes started by `serve`", check=_at_least(1))
+    lease_s: float = setting(60.0, "s after which a silent worker's series goes to another", check=_at_least(1))
+    attempts: int = setting(3, "tries before a series ends as FAILED", check=_at_least(1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery:
+    """[delivery]: the outbox."""
+
+    attempts: int = setting(
+        300, "tries before a result goes to the dead letters (300 with the cap below: a day)", check=_at_least(1)
+    )
+    backoff_s: float = setting(2.0, "s before the second try; doubles with each", check=_at_least(0))
+    backoff_cap_s: float = setting(300.0, "s between tries at most", check=_at_least(0))
+    timeout_s: float = setting(30.0, "s a destination may take to answer", check=_at_least(0.1))
+    lease_s: float = setting(60.0, "s after which a silent sender's rows go to another", check=_at_least(1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Web:
+    """[web]: the status page."""
+
+    host: str = setting("127.0.0.1", "address the page binds to")
+    port: int = setting(8080, "HTTP port; 0 takes a free one", check=_port)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorityRule:
+    """[[rule]]: the first rule that matches gives the priority; none: ROUTINE."""
+
+    priority: str = setting(MISSING, "STAT, HIGH or ROUTINE", check=_one_of("STAT", "HIGH", "ROUTINE"))
+    subtype: str = setting("any", "any, or one of " + ", ".join(SUBTYPES), check=_one_of("any", *SUBTYPES))
+    min_probability: float = setting(
+        0.5, "series probability, 0 to 1; 0.5 is the operating point", check=_between(0, 1)
+    )
+    min_volume_ml: float = setting(0.0, "segmented volume, mL", check=_at_least(0))
+
+
+DEFAULT_RULES: Final = (
+    Rule(priority=Priority.STAT, min_volume_ml=1.0),
+    Rule(priority=Priority.HIGH),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything a role needs to know, checked."""
+
+    node: Node = field(default_factory=Node)
+    series: Series = field(default_factory=Series)
+    model: Model = field(default_factory=Model)
+    work: Work = field(default_factory=Work)
+    delivery: Delivery = field(default_factory=Delivery)
+    web: Web = field(default_factory=Web)
+    sources: tuple[Source, ...] = ()
+    destinations: tuple[Destination, ...] = ()
+    rules: tuple[Rule, ...] = DEFAULT_RULES
+    path: Path | None = None
+    """The file it came from; errors and the log line of a refusal name it."""
+
+    @property
+    def database_url(self) -> str:
+        """The SQLAlchemy URL of the database."""
+        return self.node.database or f"sqlite:///{self.node.data_dir / 'triage-node.sqlite3'}"
+
+    @property
+    def uid_scope(self) -> str:
+        """The name that result UIDs are derived from."""
+        return self.node.uid_scope or self.node.ae_title
+
+    def quiet_s(self, calling_ae: str) -> float:
+        """Quiet period of a source, by its calling AE title."""
+        return next((s.quiet_s for s in self.sources if s.ae_title == calling_ae), 10.0)
+
+
+TABLES: Final[Mapping[str, type]] = {
+    "node": Node,
+    "series": Series,
+    "model": Model,
+    "work": Work,
+    "delivery": Delivery,
+    "web": Web,
+}
+LISTS: Final[Mapping[str, type]] = {"source": Source, "destination": Destination, "rule": PriorityRule}
+
+
+# ---------------------------------------------------------------- reading a file
+
+
+def load(path: Path) -> Config:
+    """Read and check a configuration file.
+
+    Raises ConfigError naming the file, the line, what is wrong and what to write instead.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        tree = tomllib.loads(text)
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be read ({error.strerror}); copy config/example-hospital.toml there"
+        ) from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    where = _Where(path, text)
+    _refuse_unknown(tree, {*TABLES, *LISTS}, where, section=None, index=0)
+    tables = {name: _table(cls, tree.get(name, {}), where, name) for name, cls in TABLES.items()}
+    lists = {name: _tables(cls, tree.get(name, []), where, name) for name, cls in LISTS.items()}
+    _refuse_doubles([d.name for d in lists["destination"]], where)
+    tables["node"] = _resolve_paths(tables["node"], path.resolve().parent)
+    return Config(
+        **tables,
+        sources=tuple(lists["source"]),
+        destinations=tuple(lists["destination"]),
+        rules=tuple(_rule(r) for r in lists["rule"]) or DEFAULT_RULES,
+        path=path,
+    )
+
+
+@dataclass(frozen=True)
+class _Where:
+    """Finds the line of a key, for error messages (tomllib keeps no positions)."""
+
+    path: Path
+    text: str
+
+    def line(self, section: str | None, key: str, index: int = 0) -> str:
+        current, seen = None, -1
+        for number, line in enumerate(self.text.splitlines(), start=1):
+            header = re.match(r"\s*\[\[?\s*([A-Za-z0-9_.-]+)\s*\]\]?", line)
+            if header:
+                current = header[1]
+                seen += current == section
+                if section is None and current == key:
+                    return f"{self.path}:{number}"
+            found = current == section and (section is None or seen == index)
+            if found and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line):
+                return f"{self.path}:{number}"
+        return self.header(section, index)
+
+    def header(self, section: str | None, index: int) -> str:
+        numbers = [
+            number
+            for number, line in enumerate(self.text.splitlines(), start=1)
+            if section and re.match(rf"\s*\[\[?\s*{re.escape(section)}\s*\]", line)
+        ]
+        return f"{self.path}:{numbers[index]}" if len(numbers) > index else str(self.path)
+
+
+def _refuse_unknown(
+    tree: Mapping[str, Any], known: set[str], where: _Where, *, section: str | None, index: int
+) -> None:
+    for key in tree:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            advice = f'did you mean "{close[0]}"?' if close else f"known are: {', '.join(sorted(known))}"
+            place = f'[{section}] knows no "{key}"' if section else f'there is no section or key "{key}"'
+            raise ConfigError(f"{where.line(section, key, index)}: {place}; {advice}")
+
+
+def _tables(cls: type, trees: Any, where: _Where, section: str) -> list[Any]:
+    if not isinstance(trees, list):
+        raise ConfigError(
+            f"{where.header(section, 0)}: write [[{section}]] with double brackets, one for each {section}"
+        )
+    return [_table(cls, tree, where, section, index) for index, tree in enumerate(trees)]
+
+
+def _table(cls: type, tree: Any, where: _Where, section: str, index: int = 0) -> Any:
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{where.line(None, section)}: write [{section}] with single brackets, once")
+    known = {f.name: f for f in fields(cls)}
+    _refuse_unknown(tree, set(known), where, section=section, index=index)
+    values = {}
+    for name, spec in known.items():
+        if name in tree:
+            values[name] = _checked(spec, tree[name], where, section, index)
+        elif _required(spec):
+            raise ConfigError(f'{where.header(section, index)}: [[{section}]] needs "{name}" ({spec.metadata["help"]})')
+    return cls(**values)
+
+
+def _required(spec: Field[Any]) -> bool:
+    return spec.default is MISSING and spec.default_factory is MISSING
+
+
+_TYPES: Final[Mapping[str, tuple[tuple[type, ...], str]]] = {
+    "str": ((str,), "a text in quotes"),
+    "int": ((int,), "a whole number"),
+    "float": ((int, float), "a number"),
+    "Path": ((str,), "a path in quotes"),
+    "list[str]": ((list,), 'a list of texts, such as ["a", "b"]'),
+}
+
+
+def _checked(spec: Field[Any], value: Any, where: _Where, section: str, index: int) -> Any:
+    types, expected = _TYPES[str(spec.type)]
+    good = isinstance(value, types) and not isinstance(value, bool)
+    if good and isinstance(value, list):
+        good = all(isinstance(item, str) for item in value)
+    wrong = f"must be {expected}" if not good else (spec.metadata["check"] or (lambda _: None))(value)
+    if wrong:
+        raise ConfigError(f"{where.line(section, spec.name, index)}: {section}.{spec.name} {wrong}")
+    return Path(value) if str(spec.type) == "Path" else value
+
+
+def _refuse_doubles(names: list[str], where: _Where) -> None:
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise ConfigError(f'{where.line("destination", "name", index)}: two destinations are named "{name}"')
+
+
+def _resolve_paths(node: Node, base: Path) -> Node:
+    values = {f.name: getattr(node, f.name) for f in fields(node)}
+    return Node(**{**values, "data_dir": (base / node.data_dir).resolve()})
+
+
+def _rule(rule: PriorityRule) -> Rule:
+    return Rule(
+        priority=Priority(rule.priority),
+        subtype=rule.subtype,
+        min_probability=rule.min_probability,
+        min_volume_ml=rule.min_volume_ml,
+    )
+
+
+# ---------------------------------------------------------------- writing the reference file
+
+
+def reference() -> str:
+    """The text of config/triage-node.toml: every setting, its default, its unit."""
+    lines = ["# Every setting of triage-node with its default. Only what differs needs to be in a site's file.", ""]
+    for name, cls in TABLES.items():
+        lines += [f"# {_first_line(cls)}", f"[{name}]", *_reference_keys(cls), ""]
+    for name, cls in LISTS.items():
+        lines += [f"# {_first_line(cls)}", f"# [[{name}]]", *(f"# {line}" for line in _reference_keys(cls)), ""]
+    return "\n".join(lines)
+
+
+def _first_line(cls: type) -> str:
+    return (cls.__doc__ or "").splitlines()[0]
+
+
+def _reference_keys(cls: type) -> list[str]:
+    return [f"{f.name} = {_toml(_default(f))}".ljust(40) + f" # {f.metadata['help']}" for f in fields(cls)]
+
+
+def _default(spec: Field[Any]) -> Any:
+    if spec.default_factory is not MISSING:
+        return spec.default_factory()
+    return "..." if spec.default is MISSING else spec.default
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if isinstance(value, str | Path):
+        return f'"{value}"'
+    return str(value)

@@ -1,0 +1,46 @@
+"""Prediction -> Decision: the priority table of the configuration, first match wins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from triage_node.domain import SUBTYPES, Decision, Prediction, Priority, Rule
+
+OPERATING_POINT = 0.5
+"""Bundles calibrate their probabilities so that 0.5 is their operating point."""
+
+
+def decide(prediction: Prediction, rules: Sequence[Rule]) -> Decision:
+    """The priority of a series, why, and which subtypes count as found (most probable first)."""
+    findings = _findings(prediction)
+    for rule in rules:
+        if _matches(rule, prediction):
+            return Decision(priority=rule.priority, reason=_sentence(rule, prediction, findings), findings=findings)
+    return Decision(priority=Priority.ROUTINE, reason="no intracranial hemorrhage detected", findings=())
+
+
+def _findings(prediction: Prediction) -> tuple[str, ...]:
+    probabilities = {name: prediction.probabilities[name] or 0.0 for name in SUBTYPES}
+    present = [name for name in SUBTYPES if probabilities[name] >= OPERATING_POINT]
+    return tuple(sorted(present, key=lambda name: -probabilities[name]))
+
+
+def _matches(rule: Rule, prediction: Prediction) -> bool:
+    probability = prediction.probabilities[rule.subtype]
+    volume_ml = prediction.volumes_ml[rule.subtype]
+    if probability is None or probability < rule.min_probability:
+        return False
+    # a bundle that gives no volume cannot be held to one
+    return volume_ml is None or volume_ml >= rule.min_volume_ml
+
+
+def _sentence(rule: Rule, prediction: Prediction, findings: tuple[str, ...]) -> str:
+    named = findings[0] if findings else rule.subtype
+    what = "intracranial hemorrhage" if named == "any" else f"{named} hemorrhage"
+    probability, volume_ml = prediction.probabilities[named], prediction.volumes_ml[named]
+    parts = [f"{what} suspected"]
+    if probability is not None:
+        parts.append(f"p {probability:.2f}")
+    if volume_ml:
+        parts.append(f"{volume_ml:.1f} mL")
+    return ", ".join(parts)

@@ -1,0 +1,312 @@
+"""The values that pass between stages. All frozen, keyword-only; aware datetimes; units in names.
+
+Geometry is in the patient frame of DICOM (LPS: +x left, +y posterior, +z head), millimetres (PS3.3 C.7.6.2.1.1).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triage_node.errors import StateError
+
+Int16Array = NDArray[np.int16]
+UInt8Array = NDArray[np.uint8]
+Float32Array = NDArray[np.float32]
+Float64Array = NDArray[np.float64]
+
+SUBTYPES: Final = ("epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural")
+"""Mask label values are 1 + the index here; 0 is background."""
+CLASSES: Final = ("any", *SUBTYPES)
+"""Column order of every probability array."""
+SUBTYPE_ABBREVIATIONS: Final = {
+    "epidural": "EDH",
+    "intraparenchymal": "IPH",
+    "intraventricular": "IVH",
+    "subarachnoid": "SAH",
+    "subdural": "SDH",
+}
+DISCLAIMER: Final = "Research software. Not for primary diagnosis."
+
+
+# ---------------------------------------------------------------- states
+
+
+class SeriesState(StrEnum):
+    """Where one revision of a series stands."""
+
+    RECEIVING = "RECEIVING"
+    READY = "READY"
+    ANALYZING = "ANALYZING"
+    REPORTED = "REPORTED"
+    DELIVERED = "DELIVERED"
+
+
+class Outcome(StrEnum):
+    """How one revision of a series ended. Every one of them is reported and delivered."""
+
+    ANALYZED = "ANALYZED"
+    NOT_ANALYZED = "NOT_ANALYZED"
+    FAILED = "FAILED"
+
+
+class Priority(StrEnum):
+    """Reading priority; NONE where nothing was analysed."""
+
+    STAT = "STAT"
+    HIGH = "HIGH"
+    ROUTINE = "ROUTINE"
+    NONE = "NONE"
+
+
+class OutboxState(StrEnum):
+    """Where one result object stands on its way to one destination."""
+
+    PENDING = "PENDING"
+    SENDING = "SENDING"
+    SENT = "SENT"
+    CONFIRMED = "CONFIRMED"
+    DEAD = "DEAD"
+    CANCELLED = "CANCELLED"
+
+
+class InstanceOutcome(StrEnum):
+    """What became of one received object, kept in the ledger for ever."""
+
+    SERIES = "SERIES"  # belongs to a CT series that is analysed
+    OWN = "OWN"  # one of our results, come back by auto-forward
+    IGNORED = "IGNORED"  # not a CT image
+
+
+class NotAnalyzedReason(StrEnum):
+    """Why a series was not analysed: a closed list, each with a sentence in NOT_ANALYZED_TEXT."""
+
+    TOO_FEW_SLICES = "TOO_FEW_SLICES"
+    INCOMPLETE = "INCOMPLETE"
+    NO_GEOMETRY = "NO_GEOMETRY"
+    NO_RESCALE = "NO_RESCALE"
+    NOT_AXIAL = "NOT_AXIAL"
+    NOT_HEAD = "NOT_HEAD"
+    CONTRAST = "CONTRAST"
+    BONE_ONLY = "BONE_ONLY"
+    LOCALIZER = "LOCALIZER"
+    UNREADABLE = "UNREADABLE"
+    PRIOR_STUDY = "PRIOR_STUDY"
+    DUPLICATE_RECONSTRUCTION = "DUPLICATE_RECONSTRUCTION"
+
+
+NOT_ANALYZED_TEXT: Final[Mapping[NotAnalyzedReason, str]] = {
+    NotAnalyzedReason.TOO_FEW_SLICES: "too few slices to cover a head",
+    NotAnalyzedReason.INCOMPLETE: "slices are missing",
+    NotAnalyzedReason.NO_GEOMETRY: "the images carry no usable position or orientation",
+    NotAnalyzedReason.NO_RESCALE: "the images carry no Hounsfield scale",
+    NotAnalyzedReason.NOT_AXIAL: "not an axial series",
+    NotAnalyzedReason.NOT_HEAD: "not a head",
+    NotAnalyzedReason.CONTRAST: "contrast was given",
+    NotAnalyzedReason.BONE_ONLY: "only a bone reconstruction is there",
+    NotAnalyzedReason.LOCALIZER: "a localizer, not an image stack",
+    NotAnalyzedReason.UNREADABLE: "the pixel data cannot be decoded",
+    NotAnalyzedReason.PRIOR_STUDY: "an earlier study",
+    NotAnalyzedReason.DUPLICATE_RECONSTRUCTION: "another reconstruction of the same acquisition was analysed",
+}
+
+TRANSITIONS: Final[Mapping[SeriesState, frozenset[SeriesState]]] = {
+    SeriesState.RECEIVING: frozenset({SeriesState.READY}),
+    # back to RECEIVING: a slice came before anything of this revision was published
+    SeriesState.READY: frozenset({SeriesState.ANALYZING, SeriesState.RECEIVING}),
+    # back to READY: the lease ran out (worker killed); back to RECEIVING: a slice came meanwhile
+    SeriesState.ANALYZING: frozenset({SeriesState.REPORTED, SeriesState.READY, SeriesState.RECEIVING}),
+    SeriesState.REPORTED: frozenset({SeriesState.DELIVERED}),
+    SeriesState.DELIVERED: frozenset({SeriesState.REPORTED}),  # a dead letter was retried, a row re-opened
+}
+
+OUTBOX_TRANSITIONS: Final[Mapping[OutboxState, frozenset[OutboxState]]] = {
+    OutboxState.PENDING: frozenset({OutboxState.SENDING, OutboxState.CANCELLED}),
+    OutboxState.SENDING: frozenset({OutboxState.SENT, OutboxState.PENDING, OutboxState.DEAD}),
+    OutboxState.SENT: frozenset({OutboxState.CONFIRMED, OutboxState.PENDING}),
+    OutboxState.CONFIRMED: frozenset(),
+    OutboxState.DEAD: frozenset({OutboxState.PENDING, OutboxState.CANCELLED}),
+    OutboxState.CANCELLED: frozenset(),
+}
+
+
+def require_transition(old: SeriesState, new: SeriesState) -> None:
+    """Raise StateError unless `old -> new` is in TRANSITIONS."""
+    if new not in TRANSITIONS[old]:
+        raise StateError(f"illegal series transition {old} -> {new}")
+
+
+# ---------------------------------------------------------------- images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Volume:
+    """One axial-like stack of head CT slices, sorted from feet to head along the slice normal.
+
+    Never one affine: slices may be tilted against their stacking direction and unevenly spaced.
+    """
+
+    hu: Int16Array
+    """(slices, rows, columns) int16, HU; padding is -1024."""
+    sop_uids: tuple[str, ...]
+    """SOPInstanceUID of each slice, in the order of `hu`."""
+    paths: tuple[Path, ...]
+    """The DICOM file of each slice, in the order of `hu`."""
+    positions_mm: Float64Array
+    """(slices, 3) float64, ImagePositionPatient of each slice, LPS mm."""
+    orientation: Float64Array
+    """(2, 3) float64, ImageOrientationPatient: along a row (to higher columns), along a column; LPS."""
+    pixel_spacing_mm: tuple[float, float]
+    """(between rows, between columns), PixelSpacing, mm."""
+    weights_mm: Float64Array
+    """(slices,) float64, mm along the normal that each slice stands for (half the way to each neighbour)."""
+    tilt_deg: float
+    """Angle between the slice normal and the stacking direction, degrees (0 for no gantry tilt)."""
+    header: Mapping[str, str | float | int | None]
+    """What the DICOM header says of scanner, protocol, spacing and window, by element keyword. No identity."""
+    warnings: tuple[str, ...] = ()
+    """Plain sentences for the report and the worklist: tilt, uneven spacing, gaps, duplicates ..."""
+
+    @property
+    def normal(self) -> Float64Array:
+        """(3,) float64, unit vector along the slice normal, pointing from the first slice to the last."""
+        return np.cross(self.orientation[0], self.orientation[1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleRef:
+    """Which model made a result."""
+
+    name: str
+    version: str
+    sha256: str
+    """Of the weights file, hex."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What the model says of one Volume. What a bundle does not output is None, never 0."""
+
+    mask: UInt8Array | None
+    """(slices, rows, columns) uint8 on the native slices; 0 background, 1 + index in SUBTYPES."""
+    slice_probabilities: Float32Array
+    """(slices, 6) float32 in 0..1, columns in the order of CLASSES."""
+    probabilities: Mapping[str, float | None]
+    """By class of CLASSES, for the series."""
+    volumes_ml: Mapping[str, float | None]
+    """By class of CLASSES ("any" is the sum)."""
+    bundle: BundleRef
+    timings_s: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """One line of the priority table: the first that matches decides."""
+
+    priority: Priority
+    subtype: str = "any"
+    min_probability: float = 0.5
+    min_volume_ml: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """The priority of one analysed series, and why, in a sentence a radiologist reads."""
+
+    priority: Priority
+    reason: str
+    findings: tuple[str, ...]
+    """The subtypes reported as present, most probable first; empty for a negative."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Producer:
+    """What made the results: goes into every object."""
+
+    node_name: str
+    manufacturer: str = "triage-node"
+    model_name: str = "triage-node"
+    software_version: str = ""
+    bundle: BundleRef | None = None
+
+
+# ---------------------------------------------------------------- results
+
+
+class ObjectKind(StrEnum):
+    """The DICOM objects we make."""
+
+    SEG = "SEG"
+    SR = "SR"
+    KEY_IMAGE = "KEY_IMAGE"
+    NOTICE_SR = "NOTICE_SR"
+    NOTICE_IMAGE = "NOTICE_IMAGE"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultObject:
+    """One finished result object: encoded once, sent as it is for ever after."""
+
+    kind: ObjectKind
+    sop_class_uid: str
+    sop_uid: str
+    series_uid: str
+    transfer_syntax_uid: str
+    data: bytes
+    """A complete DICOM file (PS3.10), preamble included."""
+
+    @property
+    def sha256(self) -> str:
+        """Of `data`, hex."""
+        return hashlib.sha256(self.data).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReceivedObject:
+    """One C-STORE request as it came off the wire: nothing decoded, nothing stored yet."""
+
+    sop_uid: str
+    """Affected SOP Instance UID of the command set (PS3.7 9.1.1.1)."""
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    header: bytes
+    """PS3.10 preamble, "DICM" and File Meta Information."""
+    dataset: memoryview | bytes
+    """The data set as encoded by the sender, in `transfer_syntax_uid`."""
+    calling_ae: str
+    source_address: str
+    association: str
+    """Random id of the association that brought it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instance:
+    """One received object, as the ledger and the spool know it."""
+
+    sop_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    study_uid: str
+    series_uid: str
+    modality: str
+    sha256: str
+    """Of the data set bytes, hex."""
+    size_bytes: int
+    position_mm: tuple[float, float, float] | None
+    """ImagePositionPatient, LPS mm."""
+    normal: tuple[float, float, float] | None
+    """Slice normal from ImageOrientationPatient."""
+    calling_ae: str
+    source_address: str
+    association: str
+    """Random id of the association that brought it."""
+    received_at: datetime
+    outcome: InstanceOutcome

@@ -1,0 +1,167 @@
+"""Bytes on disk: the truth about images.
+
+    incoming/*.part                         being written; swept when the listener starts
+    objects/<h2>/<key>.dcm                  received objects, key = sha256 of the SOP Instance UID, never modified
+    quarantine/<key>-<digest>.dcm           same SOP Instance UID, other bytes: kept apart, the first stays
+    results/<series ref>/<revision>/*.dcm   what we made
+
+UIDs from outside are never paths: only their hashes are. A file under its final name is complete and durable:
+written, fsynced, linked under its name, directory fsynced, in this order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from triage_node.domain import ReceivedObject
+from triage_node.log import ref
+
+
+class Arrival(StrEnum):
+    """What a received object was to the spool."""
+
+    NEW = "NEW"
+    SAME = "SAME"  # this SOP Instance UID with these bytes is there already
+    DIFFERENT = "DIFFERENT"  # this SOP Instance UID is there with other bytes: quarantined
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spooled:
+    """Where a received object went."""
+
+    arrival: Arrival
+    path: Path
+    sha256: str
+    """Of the data set bytes, hex."""
+
+
+def spool_key(sop_uid: str) -> str:
+    """File name stem of a SOP Instance UID: sha256, hex."""
+    return hashlib.sha256(sop_uid.encode()).hexdigest()
+
+
+class Spool:
+    """The folder tree above, under `root`. Creates what is missing."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._incoming = root / "incoming"
+        self._objects = root / "objects"
+        self._quarantine = root / "quarantine"
+        self._results = root / "results"
+        self._create_folders()
+
+    def sweep(self) -> int:
+        """Remove half-written files of a killed listener; returns how many. Nothing in them was acknowledged."""
+        leftovers = list(self._incoming.glob("*.part"))
+        for part in leftovers:
+            part.unlink(missing_ok=True)
+        return len(leftovers)
+
+    def keep(self, received: ReceivedObject) -> Spooled:
+        """Make a received object durable. On return it survives a power cut.
+
+        Raises OSError when the disk refuses; then nothing is left under a final name.
+        """
+        digest = hashlib.sha256(received.dataset).hexdigest()
+        part = self._write_part(received)
+        try:
+            return self._settle(part, self.object_path(received.sop_uid), digest)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def object_path(self, sop_uid: str) -> Path:
+        """Where the object with this SOP Instance UID is, or would be."""
+        key = spool_key(sop_uid)
+        return self._objects / key[:2] / f"{key}.dcm"
+
+    def objects(self, *, newer_than_epoch_s: float = 0.0) -> Iterator[Path]:
+        """Every received object, or those written since a moment."""
+        for folder in sorted(self._objects.iterdir()):
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.stat().st_mtime >= newer_than_epoch_s:
+                        yield Path(entry.path)
+
+    def keep_result(self, series_uid: str, revision: int, name: str, data: bytes) -> Path:
+        """Write one result file durably; replaces what an unfinished attempt left. `name` is ours, such as "SEG-0"."""
+        folder = self._results / ref(series_uid) / str(revision)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{name}.dcm"
+        part = folder / f"{name}.{secrets.token_hex(4)}.part"
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+        for directory in (folder, folder.parent, self._results):
+            _fsync_directory(directory)
+        return path
+
+    def free_mb(self) -> float:
+        """Free disk space, MB."""
+        return shutil.disk_usage(self.root).free / 1e6
+
+    # ------------------------------------------------------------ steps of keep
+
+    def _write_part(self, received: ReceivedObject) -> Path:
+        part = self._incoming / f"{secrets.token_hex(16)}.part"
+        with part.open("xb") as file:
+            file.write(received.header)
+            file.write(received.dataset)
+            file.flush()
+            os.fsync(file.fileno())
+        return part
+
+    def _settle(self, part: Path, final: Path, digest: str) -> Spooled:
+        try:
+            os.link(part, final)  # unlike rename, never replaces what another association stored first
+        except FileExistsError:
+            return self._settle_repeat(part, final, digest)
+        _fsync_directory(final.parent)
+        return Spooled(arrival=Arrival.NEW, path=final, sha256=digest)
+
+    def _settle_repeat(self, part: Path, final: Path, digest: str) -> Spooled:
+        _fsync_directory(final.parent)  # the first writer may not have come this far yet
+        if dataset_sha256(final) == digest:
+            return Spooled(arrival=Arrival.SAME, path=final, sha256=digest)
+        kept = self._quarantine / f"{final.stem}-{digest[:16]}.dcm"
+        part.replace(kept)
+        _fsync_directory(self._quarantine)
+        return Spooled(arrival=Arrival.DIFFERENT, path=kept, sha256=digest)
+
+    def _create_folders(self) -> None:
+        for folder in (self._incoming, self._objects, self._quarantine, self._results):
+            folder.mkdir(parents=True, exist_ok=True)
+        for first_byte in range(256):  # all at once, so that keeping an object needs one directory fsync
+            (self._objects / f"{first_byte:02x}").mkdir(exist_ok=True)
+        for folder in (self._objects, self.root):
+            _fsync_directory(folder)
+
+
+def dataset_sha256(path: Path) -> str:
+    """sha256 of the data set of a PS3.10 file, without preamble and File Meta Information (PS3.10 7.1)."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        head = file.read(144)
+        group_length = struct.unpack("<I", head[140:144])[0]  # (0002,0000) UL comes first
+        file.seek(144 + group_length)
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _fsync_directory(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,9 @@
+"""The database: states of series, claims, outbox, ledger. All SQL of the project is in this folder.
+
+schema      the tables and their constraints
+database    opening, transactions, migrations
+ledger      what was received; one writer thread with group commit
+claims      revisions of series: complete, claim, heartbeat, publish
+outbox      result objects on their way to destinations
+board       what `status`, the page and `check` show; roles and leases
+"""

@@ -1,0 +1,345 @@
+"""Revisions of series: complete, claim, heartbeat, publish.
+
+A claim is one UPDATE ... RETURNING. It holds a token and a lease; every later statement names the token, so a worker
+that was taken for dead cannot finish what another one took over.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from triage_node.domain import (
+    ObjectKind,
+    OutboxState,
+    Outcome,
+    Priority,
+    ResultObject,
+    SeriesState,
+    require_transition,
+)
+from triage_node.errors import LeaseLost
+from triage_node.store.database import Database
+from triage_node.store.schema import Moment, instance, outbox, result, revision, series
+
+URGENCY = {Priority.STAT: 0, Priority.HIGH: 1, Priority.NONE: 2, Priority.ROUTINE: 3}
+"""Order of the outbox under backlog; a notice goes before routine results."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receiving:
+    """A series that still comes in."""
+
+    revision_id: int
+    series_uid: str
+    calling_ae: str
+    images: int
+    first_image_at: datetime
+    last_image_at: datetime
+    released_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A revision that this worker, and no other, may analyse."""
+
+    revision_id: int
+    series_uid: str
+    study_uid: str
+    revision: int
+    images: int
+    """How many the series had at the claim; a result of fewer is not published."""
+    claimed_at: datetime
+    """The clock of the results; the same at every attempt."""
+    attempts: int
+    """This one included."""
+    token: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What publishing makes public: outcome, result.json, objects and where they go."""
+
+    outcome: Outcome
+    reason: str | None
+    detail: str | None
+    priority: Priority
+    result: Mapping[str, Any]
+    objects: Sequence[tuple[ResultObject, str]]
+    """Each with its path relative to the spool."""
+    deliveries: Sequence[tuple[str, str]]
+    """(SOP Instance UID, destination name)."""
+    not_before: datetime
+    """Deliver from this moment on (a notice waits for the rest of the study)."""
+
+
+# ---------------------------------------------------------------- completeness
+
+
+def receiving(database: Database) -> list[Receiving]:
+    """All series in RECEIVING."""
+    query = (
+        sa.select(
+            revision.c.id.label("revision_id"),
+            *(series.c[name] for name in ("series_uid", "calling_ae", "images")),
+            *(series.c[name] for name in ("first_image_at", "last_image_at", "released_at")),
+        )
+        .join(series, series.c.series_uid == revision.c.series_uid)
+        .where(revision.c.state == SeriesState.RECEIVING.value)
+    )
+    with database.reading() as connection:
+        return [Receiving(**row._mapping) for row in connection.execute(query)]
+
+
+def positions_mm(database: Database, series_uid: str) -> list[float]:
+    """Distance of each image of a series along the slice normal, mm."""
+    query = sa.select(instance.c.along_normal_mm).where(
+        instance.c.series_uid == series_uid, instance.c.along_normal_mm.is_not(None)
+    )
+    with database.reading() as connection:
+        return list(connection.execute(query).scalars())
+
+
+def set_ready(database: Database, waiting: Receiving, because: str, at: datetime) -> bool:
+    """RECEIVING -> READY, unless an image came since `waiting` was read."""
+    require_transition(SeriesState.RECEIVING, SeriesState.READY)
+    unchanged = sa.select(series.c.images).where(series.c.series_uid == waiting.series_uid).scalar_subquery()
+    statement = (
+        revision.update()
+        .where(revision.c.id == waiting.revision_id, revision.c.state == SeriesState.RECEIVING.value)
+        .where(unchanged == waiting.images)
+        .values(state=SeriesState.READY.value, ready_because=because, ready_at=at)
+    )
+    with database.transaction() as connection:
+        return connection.execute(statement).rowcount == 1
+
+
+# ---------------------------------------------------------------- claim and heartbeat
+
+
+def has_claimable(database: Database, *, now: datetime) -> bool:
+    """Whether a claim would find something; a read, so that idling takes no write lock."""
+    with database.reading() as connection:
+        return connection.execute(sa.select(revision.c.id).where(_claimable(now)).limit(1)).first() is not None
+
+
+def claim(database: Database, *, now: datetime, lease_s: float) -> Claim | None:
+    """Take the oldest revision that is READY, or ANALYZING under a lease that ran out."""
+    token = secrets.token_hex(16)
+    due = sa.select(revision.c.id).where(_claimable(now)).order_by(revision.c.ready_at, revision.c.id).limit(1)
+    if database.engine.dialect.name == "postgresql":
+        due = due.with_for_update(skip_locked=True)
+    statement = (
+        revision.update()
+        .where(revision.c.id == due.scalar_subquery())
+        .values(
+            state=SeriesState.ANALYZING.value,
+            token=token,
+            lease_until=now + timedelta(seconds=lease_s),
+            claimed_at=sa.func.coalesce(revision.c.claimed_at, sa.literal(now, Moment)),
+            attempts=revision.c.attempts + 1,
+        )
+        .returning(
+            revision.c.id, revision.c.series_uid, revision.c.revision, revision.c.claimed_at, revision.c.attempts
+        )
+    )
+    with database.transaction() as connection:
+        row = connection.execute(statement).first()
+        if row is None:
+            return None
+        owner = connection.execute(
+            sa.select(series.c.study_uid, series.c.images).where(series.c.series_uid == row.series_uid)
+        ).one()
+    return Claim(
+        revision_id=row.id,
+        series_uid=row.series_uid,
+        study_uid=owner.study_uid,
+        revision=row.revision,
+        images=owner.images,
+        claimed_at=row.claimed_at,
+        attempts=row.attempts,
+        token=token,
+    )
+
+
+def heartbeat(database: Database, held: Claim, *, now: datetime, lease_s: float) -> None:
+    """Extend the lease. Raises LeaseLost when another worker holds it."""
+    statement = _held(held).values(lease_until=now + timedelta(seconds=lease_s))
+    with database.transaction() as connection:
+        if connection.execute(statement).rowcount != 1:
+            raise LeaseLost("another worker took this series over")
+
+
+def give_back(database: Database, held: Claim, *, not_before: datetime) -> None:
+    """ANALYZING -> READY after a failure that another try may cure."""
+    require_transition(SeriesState.ANALYZING, SeriesState.READY)
+    with database.transaction() as connection:
+        connection.execute(_held(held).values(state=SeriesState.READY.value, token=None, not_before=not_before))
+
+
+def last_image_at(database: Database, series_uid: str) -> datetime:
+    """When the newest image of a series came."""
+    with database.reading() as connection:
+        at: datetime = connection.execute(
+            sa.select(series.c.last_image_at).where(series.c.series_uid == series_uid)
+        ).scalar_one()
+        return at
+
+
+def sop_uids(database: Database, series_uid: str) -> list[str]:
+    """SOP Instance UIDs of the images of a series, sorted."""
+    query = sa.select(instance.c.sop_uid).where(instance.c.series_uid == series_uid).order_by(instance.c.sop_uid)
+    with database.reading() as connection:
+        return list(connection.execute(query).scalars())
+
+
+def previous_sr(database: Database, held: Claim) -> tuple[str, str] | None:
+    """(SOP Class UID, SOP Instance UID) of the SR that this revision supersedes."""
+    query = (
+        sa.select(result.c.sop_class_uid, result.c.sop_uid)
+        .join(revision, revision.c.id == result.c.revision_id)
+        .where(revision.c.series_uid == held.series_uid, revision.c.revision < held.revision)
+        .where(result.c.kind == ObjectKind.SR.value)
+        .order_by(revision.c.revision.desc())
+        .limit(1)
+    )
+    with database.reading() as connection:
+        row = connection.execute(query).first()
+        return None if row is None else (row.sop_class_uid, row.sop_uid)
+
+
+# ---------------------------------------------------------------- publish
+
+
+def publish(database: Database, held: Claim, report: Report, *, now: datetime) -> bool:
+    """Make a result public, in one transaction: outcome, objects, outbox rows, the supersession of older ones.
+
+    Returns False, and opens the revision again, when an image came since the claim. Raises LeaseLost when another
+    worker holds the claim.
+    """
+    with database.transaction() as connection:
+        images = connection.execute(
+            sa.select(series.c.images).where(series.c.series_uid == held.series_uid)
+        ).scalar_one()
+        if images != held.images:
+            _reopen(connection, held)
+            return False
+        _finish(connection, held, report, now)
+        _supersede(connection, held)
+        _insert_results(connection, held, report)
+        _reconcile_notices(connection, held, now)
+        close_delivered(connection, [held.revision_id], now)
+        return True
+
+
+def _claimable(now: datetime) -> sa.ColumnElement[bool]:
+    due = sa.or_(revision.c.not_before.is_(None), revision.c.not_before <= now)
+    abandoned = sa.and_(revision.c.state == SeriesState.ANALYZING.value, revision.c.lease_until < now)
+    return sa.or_(sa.and_(revision.c.state == SeriesState.READY.value, due), abandoned)
+
+
+def _held(held: Claim) -> sa.Update:
+    return revision.update().where(
+        revision.c.id == held.revision_id,
+        revision.c.token == held.token,
+        revision.c.state == SeriesState.ANALYZING.value,
+    )
+
+
+def _reopen(connection: sa.Connection, held: Claim) -> None:
+    require_transition(SeriesState.ANALYZING, SeriesState.RECEIVING)
+    values = {"state": SeriesState.RECEIVING.value, "token": None, "attempts": 0, "claimed_at": None}
+    if connection.execute(_held(held).values(**values)).rowcount != 1:
+        raise LeaseLost("another worker took this series over")
+
+
+def _finish(connection: sa.Connection, held: Claim, report: Report, now: datetime) -> None:
+    require_transition(SeriesState.ANALYZING, SeriesState.REPORTED)
+    values = {
+        "state": SeriesState.REPORTED.value,
+        "token": None,
+        "outcome": report.outcome.value,
+        "reason": report.reason,
+        "detail": report.detail,
+        "priority": report.priority.value,
+        "result": dict(report.result),
+        "reported_at": now,
+    }
+    if connection.execute(_held(held).values(**values)).rowcount != 1:
+        raise LeaseLost("another worker took this series over")
+
+
+def _supersede(connection: sa.Connection, held: Claim) -> None:
+    """What older revisions of this series have not sent yet is not sent any more."""
+    older = sa.select(revision.c.id).where(
+        revision.c.series_uid == held.series_uid, revision.c.revision < held.revision
+    )
+    _cancel(connection, outbox.c.revision_id.in_(older))
+
+
+def _insert_results(connection: sa.Connection, held: Claim, report: Report) -> None:
+    for made, path in report.objects:
+        connection.execute(
+            result.insert().values(
+                sop_uid=made.sop_uid,
+                revision_id=held.revision_id,
+                study_uid=held.study_uid,
+                kind=made.kind.value,
+                sop_class_uid=made.sop_class_uid,
+                transfer_syntax_uid=made.transfer_syntax_uid,
+                result_series_uid=made.series_uid,
+                path=path,
+                sha256=made.sha256,
+            )
+        )
+    for sop_uid, destination in report.deliveries:
+        connection.execute(
+            outbox.insert().values(
+                sop_uid=sop_uid,
+                destination=destination,
+                revision_id=held.revision_id,
+                state=OutboxState.PENDING.value,
+                urgency=URGENCY[report.priority],
+                attempts=0,
+                not_before=report.not_before,
+            )
+        )
+
+
+def _reconcile_notices(connection: sa.Connection, held: Claim, now: datetime) -> None:
+    """`Not analysed` is only said of a study of which nothing was analysed."""
+    in_study = sa.select(series.c.series_uid).where(series.c.study_uid == held.study_uid)
+
+    def ended(outcome: Outcome) -> sa.Select[tuple[int]]:
+        return sa.select(revision.c.id).where(revision.c.series_uid.in_(in_study), revision.c.outcome == outcome.value)
+
+    analyzed = connection.execute(ended(Outcome.ANALYZED).limit(1)).first() is not None
+    if analyzed:
+        _cancel(connection, outbox.c.revision_id.in_(ended(Outcome.NOT_ANALYZED)))
+        touched = [row.id for row in connection.execute(ended(Outcome.NOT_ANALYZED))]
+        close_delivered(connection, touched, now)
+
+
+def _cancel(connection: sa.Connection, which: sa.ColumnElement[bool]) -> None:
+    connection.execute(
+        outbox.update()
+        .where(which, outbox.c.state.in_((OutboxState.PENDING.value, OutboxState.DEAD.value)))
+        .values(state=OutboxState.CANCELLED.value)
+    )
+
+
+def close_delivered(connection: sa.Connection, revision_ids: Sequence[int], now: datetime) -> None:
+    """REPORTED -> DELIVERED for revisions of which no row is open or dead."""
+    require_transition(SeriesState.REPORTED, SeriesState.DELIVERED)
+    unfinished = (OutboxState.PENDING.value, OutboxState.SENDING.value, OutboxState.DEAD.value)
+    open_rows = sa.exists().where(outbox.c.revision_id == revision.c.id, outbox.c.state.in_(unfinished))
+    connection.execute(
+        revision.update()
+        .where(revision.c.id.in_(revision_ids), revision.c.state == SeriesState.REPORTED.value, ~open_rows)
+        .values(state=SeriesState.DELIVERED.value, delivered_at=now)
+    )

@@ -1,0 +1,96 @@
+"""Opening the database. SQLite by default: WAL, BEGIN IMMEDIATE, durable commits; PostgreSQL by its URL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config as AlembicConfig
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+BUSY_TIMEOUT_MS = 10_000
+"""How long a transaction waits for another process's; ours last milliseconds."""
+
+
+class Database:
+    """An engine and its two kinds of transaction. Safe to share between threads."""
+
+    def __init__(self, url: str) -> None:
+        self.engine = sa.create_engine(url)
+        if self.engine.dialect.name == "sqlite":
+            _prepare_sqlite(self.engine)
+
+    @contextmanager
+    def transaction(self) -> Iterator[sa.Connection]:
+        """One short write transaction; commits on leaving, rolls back on an exception."""
+        with self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """One consistent read; takes no write lock."""
+        with self.engine.connect() as connection:
+            connection = connection.execution_options(read_only=True)
+            yield connection
+
+    def migrate(self) -> None:
+        """Bring the schema to the newest version; several processes may try at once."""
+        scripts = ScriptDirectory.from_config(_alembic_config())
+        with self.engine.begin() as connection:
+            if self.engine.dialect.name == "postgresql":
+                connection.execute(sa.text("SELECT pg_advisory_xact_lock(7412)"))
+            if MigrationContext.configure(connection).get_current_revision() == scripts.get_current_head():
+                return
+            config = _alembic_config()
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+    def describe(self) -> str:
+        """What it is, after one write transaction proved that it takes one; no password."""
+        with self.transaction() as connection:
+            connection.execute(sa.text("SELECT 1"))
+        return self.engine.url.render_as_string(hide_password=True)
+
+    def close(self) -> None:
+        """Give back all connections."""
+        self.engine.dispose()
+
+
+def open_database(url: str) -> Database:
+    """The database at `url`, migrated. Creates the folder of a SQLite file."""
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() == "sqlite" and parsed.database:
+        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    database = Database(url)
+    database.migrate()
+    return database
+
+
+def _alembic_config() -> AlembicConfig:
+    config = AlembicConfig()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config
+
+
+def _prepare_sqlite(engine: sa.Engine) -> None:
+    # The driver must not begin transactions by itself: a write transaction that starts as a read one can fail with
+    # SQLITE_BUSY when it upgrades, whatever the busy timeout. (SQLAlchemy, "Serializable isolation / Savepoints".)
+    @sa.event.listens_for(engine, "connect")
+    def _on_connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA synchronous = FULL")  # in WAL, NORMAL may lose the last commits at a power cut
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.close()
+
+    @sa.event.listens_for(engine, "begin")
+    def _on_begin(connection: sa.Connection) -> None:
+        read_only = connection.get_execution_options().get("read_only", False)
+        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")

@@ -1,0 +1,133 @@
+"""Result objects on their way: one row for an object and a destination, claimed with a lease, retried with backoff."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+
+from triage_node.domain import OUTBOX_TRANSITIONS, OutboxState, SeriesState
+from triage_node.store.claims import close_delivered
+from triage_node.store.database import Database
+from triage_node.store.schema import outbox, result, revision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parcel:
+    """One claimed outbox row."""
+
+    id: int
+    token: str
+    sop_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    kind: str
+    path: str
+    """Relative to the spool."""
+    revision_id: int
+    attempts: int
+    """This one included."""
+
+
+def claim_parcels(
+    database: Database, destination: str, *, now: datetime, lease_s: float, limit: int = 16
+) -> list[Parcel]:
+    """Take what is due for a destination, most urgent first."""
+    token = secrets.token_hex(16)
+    due = sa.or_(
+        sa.and_(outbox.c.state == OutboxState.PENDING.value, outbox.c.not_before <= now),
+        sa.and_(outbox.c.state == OutboxState.SENDING.value, outbox.c.lease_until < now),
+    )
+    chosen = (
+        sa.select(outbox.c.id)
+        .where(outbox.c.destination == destination, due)
+        .order_by(outbox.c.urgency, outbox.c.id)
+        .limit(limit)
+    )
+    if database.engine.dialect.name == "postgresql":
+        chosen = chosen.with_for_update(skip_locked=True)
+    values = {
+        "state": OutboxState.SENDING.value,
+        "token": token,
+        "lease_until": now + timedelta(seconds=lease_s),
+        "attempts": outbox.c.attempts + 1,
+    }
+    columns = ("sop_uid", "sop_class_uid", "transfer_syntax_uid", "kind", "path")
+    query = (
+        sa.select(outbox.c.id, outbox.c.revision_id, outbox.c.attempts, *(result.c[name] for name in columns))
+        .join(result, result.c.sop_uid == outbox.c.sop_uid)
+        .where(outbox.c.token == token)
+        .order_by(outbox.c.urgency, outbox.c.id)
+    )
+    with database.transaction() as connection:
+        if not connection.execute(outbox.update().where(outbox.c.id.in_(chosen)).values(**values)).rowcount:
+            return []
+        return [Parcel(token=token, **row._mapping) for row in connection.execute(query)]
+
+
+def has_due(database: Database, destination: str, *, now: datetime) -> bool:
+    """Whether anything waits for a destination; a read, so that idling takes no write lock."""
+    states = (OutboxState.PENDING.value, OutboxState.SENDING.value)
+    query = sa.select(outbox.c.id).where(
+        outbox.c.destination == destination, outbox.c.state.in_(states), outbox.c.not_before <= now
+    )
+    with database.reading() as connection:
+        return connection.execute(query.limit(1)).first() is not None
+
+
+def mark_sent(database: Database, parcel: Parcel, *, status: int, now: datetime) -> None:
+    """SENDING -> SENT; the revision is DELIVERED with its last row."""
+    with database.transaction() as connection:
+        _finish(connection, parcel, OutboxState.SENT, status=status, error=None, sent_at=now)
+        close_delivered(connection, [parcel.revision_id], now)
+
+
+def mark_failed(database: Database, parcel: Parcel, *, status: int | None, error: str, not_before: datetime) -> None:
+    """SENDING -> PENDING, to be tried again from `not_before` on."""
+    with database.transaction() as connection:
+        _finish(connection, parcel, OutboxState.PENDING, status=status, error=error[:400], not_before=not_before)
+
+
+def mark_dead(database: Database, parcel: Parcel, *, status: int | None, error: str) -> None:
+    """SENDING -> DEAD: only `triage-node retry` moves it again."""
+    with database.transaction() as connection:
+        _finish(connection, parcel, OutboxState.DEAD, status=status, error=error[:400])
+
+
+def retry_dead(database: Database, *, destination: str | None, now: datetime) -> int:
+    """DEAD -> PENDING, all of them or those of one destination; returns how many."""
+    dead = outbox.c.state == OutboxState.DEAD.value
+    if destination is not None:
+        dead = sa.and_(dead, outbox.c.destination == destination)
+    with database.transaction() as connection:
+        touched = connection.execute(sa.select(outbox.c.revision_id).where(dead).distinct()).scalars().all()
+        values = {"state": OutboxState.PENDING.value, "attempts": 0, "not_before": now}
+        count = connection.execute(outbox.update().where(dead).values(**values)).rowcount
+        connection.execute(
+            revision.update()
+            .where(revision.c.id.in_(touched), revision.c.state == SeriesState.DELIVERED.value)
+            .values(state=SeriesState.REPORTED.value, delivered_at=None)
+        )
+        return count
+
+
+def _finish(connection: sa.Connection, parcel: Parcel, state: OutboxState, **values: object) -> None:
+    if state not in OUTBOX_TRANSITIONS[OutboxState.SENDING]:
+        raise AssertionError(f"SENDING -> {state} is no transition")
+    # guarded by the token: a sender whose lease ran out changes nothing
+    connection.execute(
+        outbox.update()
+        .where(outbox.c.id == parcel.id, outbox.c.token == parcel.token, outbox.c.state == OutboxState.SENDING.value)
+        .values(state=state.value, token=None, **values)
+    )
+
+
+def destinations_in_use(database: Database) -> Sequence[str]:
+    """Names of destinations that unsent rows wait for; one that left the configuration shows up here."""
+    states = (OutboxState.PENDING.value, OutboxState.SENDING.value, OutboxState.DEAD.value)
+    query = sa.select(outbox.c.destination).where(outbox.c.state.in_(states)).distinct()
+    with database.reading() as connection:
+        return sorted(connection.execute(query).scalars())

@@ -1,0 +1,158 @@
+"""The tables. Invariants stand here as constraints, so that no code path can break them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData()
+
+
+class Moment(sa.types.TypeDecorator[datetime]):
+    """An aware datetime, kept as seconds since 1970 UTC: compares and sorts the same in every database."""
+
+    impl = sa.Double
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> float | None:
+        """Aware datetime -> seconds."""
+        if value is not None and value.tzinfo is None:
+            raise ValueError("naive datetime")
+        return None if value is None else value.timestamp()
+
+    def process_result_value(self, value: Any | None, dialect: sa.Dialect) -> datetime | None:
+        """Seconds -> aware datetime."""
+        return None if value is None else datetime.fromtimestamp(value, UTC)
+
+
+instance = sa.Table(
+    "instance",
+    metadata,
+    sa.Column("sop_uid", sa.String(64), primary_key=True),
+    sa.Column("sop_class_uid", sa.String(64), nullable=False),
+    sa.Column("transfer_syntax_uid", sa.String(64), nullable=False),
+    sa.Column("study_uid", sa.String(64), nullable=False),
+    sa.Column("series_uid", sa.String(64), nullable=False, index=True),
+    sa.Column("modality", sa.String(16), nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("size_bytes", sa.Integer, nullable=False),
+    sa.Column("along_normal_mm", sa.Double),  # ImagePositionPatient . slice normal
+    sa.Column("calling_ae", sa.String(16), nullable=False),
+    sa.Column("source_address", sa.String(64), nullable=False),
+    sa.Column("association", sa.String(32), nullable=False),
+    sa.Column("received_at", Moment, nullable=False, index=True),
+    sa.Column("outcome", sa.String(16), nullable=False),
+)
+
+series = sa.Table(
+    "series",
+    metadata,
+    sa.Column("series_uid", sa.String(64), primary_key=True),
+    sa.Column("study_uid", sa.String(64), nullable=False, index=True),
+    sa.Column("calling_ae", sa.String(16), nullable=False),
+    sa.Column("association", sa.String(32), nullable=False, index=True),  # that brought the last image
+    sa.Column("images", sa.Integer, nullable=False),
+    sa.Column("first_image_at", Moment, nullable=False),
+    sa.Column("last_image_at", Moment, nullable=False),
+    sa.Column("released_at", Moment),
+)
+
+OPEN_STATES = ("RECEIVING", "READY", "ANALYZING")
+
+revision = sa.Table(
+    "revision",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("series_uid", sa.String(64), sa.ForeignKey("series.series_uid"), nullable=False),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("ready_because", sa.String(128)),
+    sa.Column("ready_at", Moment),
+    sa.Column("claimed_at", Moment),  # the clock of the results: set once, at the first claim
+    sa.Column("not_before", Moment),  # the next try after a failure
+    sa.Column("token", sa.String(32)),
+    sa.Column("lease_until", Moment),
+    sa.Column("attempts", sa.Integer, nullable=False, default=0),
+    sa.Column("outcome", sa.String(16)),
+    sa.Column("reason", sa.String(64)),
+    sa.Column("detail", sa.String(400)),
+    sa.Column("priority", sa.String(16)),
+    sa.Column("result", sa.JSON),  # the public result.json
+    sa.Column("reported_at", Moment),
+    sa.Column("delivered_at", Moment),
+    sa.UniqueConstraint("series_uid", "revision"),
+    sa.Index("revision_by_state", "state", "ready_at"),
+    sa.Index(
+        "one_open_revision_per_series",
+        "series_uid",
+        unique=True,
+        sqlite_where=sa.text("state IN ('RECEIVING', 'READY', 'ANALYZING')"),
+        postgresql_where=sa.text("state IN ('RECEIVING', 'READY', 'ANALYZING')"),
+    ),
+)
+
+result = sa.Table(
+    "result",
+    metadata,
+    sa.Column("sop_uid", sa.String(64), primary_key=True),
+    sa.Column("revision_id", sa.Integer, sa.ForeignKey("revision.id"), nullable=False, index=True),
+    sa.Column("study_uid", sa.String(64), nullable=False, index=True),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("sop_class_uid", sa.String(64), nullable=False),
+    sa.Column("transfer_syntax_uid", sa.String(64), nullable=False),
+    sa.Column("result_series_uid", sa.String(64), nullable=False),
+    sa.Column("path", sa.String(400), nullable=False),  # relative to the spool
+    sa.Column("sha256", sa.String(64), nullable=False),
+)
+
+outbox = sa.Table(
+    "outbox",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("sop_uid", sa.String(64), sa.ForeignKey("result.sop_uid"), nullable=False),
+    sa.Column("destination", sa.String(32), nullable=False),
+    sa.Column("revision_id", sa.Integer, sa.ForeignKey("revision.id"), nullable=False, index=True),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("urgency", sa.Integer, nullable=False),  # 0 first
+    sa.Column("attempts", sa.Integer, nullable=False, default=0),
+    sa.Column("not_before", Moment, nullable=False),
+    sa.Column("token", sa.String(32)),
+    sa.Column("lease_until", Moment),
+    sa.Column("status", sa.Integer),  # DIMSE status of the last try
+    sa.Column("error", sa.String(400)),
+    sa.Column("sent_at", Moment),
+    sa.UniqueConstraint("sop_uid", "destination"),
+    sa.Index("outbox_due", "destination", "state", "not_before"),
+)
+
+quarantined = sa.Table(
+    "quarantined",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("sop_uid", sa.String(64), nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("calling_ae", sa.String(16), nullable=False),
+    sa.Column("received_at", Moment, nullable=False),
+    sa.UniqueConstraint("sop_uid", "sha256"),
+)
+
+role = sa.Table(
+    "role",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),  # such as "listen@host:1234"
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("port", sa.Integer),
+    sa.Column("started_at", Moment, nullable=False),
+    sa.Column("seen_at", Moment, nullable=False),
+)
+
+lease = sa.Table(
+    "lease",
+    metadata,
+    sa.Column("name", sa.String(32), primary_key=True),
+    sa.Column("token", sa.String(64), nullable=False),
+    sa.Column("until", Moment, nullable=False),
+)
