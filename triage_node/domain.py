@@ -178,7 +178,9 @@ class Volume:
     @property
     def normal(self) -> Float64Array:
         """(3,) float64, unit vector along the slice normal, pointing from the first slice to the last."""
-        return np.cross(self.orientation[0], self.orientation[1])
+        normal = np.cross(self.orientation[0], self.orientation[1])
+        upwards = (self.positions_mm[-1] - self.positions_mm[0]) @ normal
+        return -normal if upwards < 0 else normal
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,151 @@
+"""A whole node under test: `triage-node serve`, or single roles, as processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tests.tools import require_tool
+from triage_node import config as configuration
+from triage_node.store import board
+from triage_node.store.database import open_database
+
+SETTINGS = """\
+[node]
+ae_title = "TRIAGE"
+host = "127.0.0.1"
+port = 0
+data_dir = "data"
+min_free_mb = 100
+
+[series]
+max_study_age_h = 0
+settle_s = {settle_s}
+notice_after_s = 0
+
+[work]
+lease_s = 4
+
+[delivery]
+backoff_s = 0.2
+lease_s = 3
+
+[web]
+port = 0
+
+[[source]]
+ae_title = "CT1"
+hosts = ["127.0.0.1"]
+quiet_s = 2
+"""
+
+DESTINATION = """
+[[destination]]
+name = "{name}"
+ae_title = "{ae_title}"
+host = "127.0.0.1"
+port = {port}
+"""
+
+
+class Node:
+    """The files and the database of a node, and its processes."""
+
+    def __init__(self, folder: Path, *, destinations: dict[str, int], settle_s: float = 0.5) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.config_path = folder / "triage-node.toml"
+        text = SETTINGS.format(settle_s=settle_s)
+        for ae_title, port in destinations.items():
+            text += DESTINATION.format(name=ae_title.lower(), ae_title=ae_title, port=port)
+        self.config_path.write_text(text)
+        self.config = configuration.load(self.config_path)
+        self.database = open_database(self.config.database_url)
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    @property
+    def log(self) -> str:
+        """Everything the processes wrote."""
+        path = self.folder / "node.log"
+        return path.read_text() if path.exists() else ""
+
+    def start(self, *command: str) -> subprocess.Popen[bytes]:
+        """Start `python -m MODULE ... --config`; a first word with a dot in it names another module."""
+        module, words = (command[0], command[1:]) if "." in command[0] else ("triage_node", command)
+        with (self.folder / "node.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", module, *words, "--config", str(self.config_path)], stdout=log, stderr=log
+            )
+        self.processes.append(process)
+        return process
+
+    def status(self) -> dict[str, Any]:
+        """What `triage-node status` shows."""
+        return board.status(self.database, now=datetime.now(UTC))
+
+    def port(self, role: str = "listen") -> int:
+        """Port of a live role; waits for it."""
+        self.wait_for(lambda: bool(self._ports(role)), what=f"role {role}")
+        return self._ports(role)[-1]
+
+    def wait_for(self, true: Callable[[], bool], *, what: str, timeout_s: float = 90) -> None:
+        """Wait until something holds; fails with the end of the log."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if true():
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"waited in vain for {what}\n{json.dumps(self.status(), indent=1)}\n{self.log[-3000:]}")
+
+    def send(self, folder: Path, *, check: bool = True) -> subprocess.CompletedProcess[bytes]:
+        """Send a folder with dcmtk's storescu, as CT1."""
+        command = [require_tool("storescu"), "-aet", "CT1", "-aec", "TRIAGE", "+sd", "-R"]
+        return subprocess.run(
+            [*command, "127.0.0.1", str(self.port()), str(folder)], check=check, capture_output=True, timeout=120
+        )
+
+    def stop(self) -> None:
+        """End every process in order."""
+        for process in self.processes:
+            process.terminate()
+        for process in self.processes:
+            process.wait(timeout=30)
+        self.database.close()
+
+    def _ports(self, role: str) -> list[int]:
+        pids_alive = [info for info in board.roles(self.database, now=datetime.now(UTC)) if _alive(info.pid)]
+        return [info.port or 0 for info in sorted(pids_alive, key=lambda i: i.started_at) if info.kind == role]
+
+
+def _alive(pid: int) -> bool:
+    with suppress(ProcessLookupError):
+        os.kill(pid, 0)
+        return True
+    return False
+
+
+@contextmanager
+def running_node(folder: Path, *roles: str, destinations: dict[str, int], settle_s: float = 0.5) -> Iterator[Node]:
+    """A node that serves, or runs the named roles; stopped on leaving."""
+    node = Node(folder, destinations=destinations, settle_s=settle_s)
+    try:
+        for role in roles or ("serve",):
+            node.start(role)
+        yield node
+    finally:
+        node.stop()
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """kill -9."""
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=10)

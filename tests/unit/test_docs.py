@@ -1,0 +1,51 @@
+"""The documents say what is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from triage_node import cli
+
+ROOT = Path(__file__).parents[2]
+
+
+def modules() -> set[str]:
+    package = ROOT / "triage_node"
+    files = {path.name for path in package.glob("*.py")} - {"__init__.py"}
+    return files | {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
+
+
+def test_every_module_is_on_the_map_and_nothing_else() -> None:
+    table = (ROOT / "ARCHITECTURE.md").read_text().split("## The map")[1].split("## Processes")[0]
+    listed = set(re.findall(r"`(?:triage_node/)?([a-z_]+\.py)`", table)) | set(
+        re.findall(r"`triage_node/([a-z_]+/)`", table)
+    )
+    assert listed == modules()
+
+
+def commands_in(text: str) -> list[str]:
+    blocks = re.findall(r"```(?:sh|console)\n(.*?)```", text, flags=re.DOTALL)
+    lines = [line.removeprefix("$ ").split("#")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line.startswith("triage-node ")]
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+def test_every_command_a_document_shows_is_one_that_the_parser_takes(document: str) -> None:
+    for line in commands_in((ROOT / document).read_text()):
+        words = line.split()[1:]
+        if words != ["--help"]:
+            cli.parser().parse_args(words)
+
+
+def test_the_readme_shows_every_command() -> None:
+    readme = (ROOT / "README.md").read_text()
+    missing = [name for name in cli.command_names() if f"triage-node {name}" not in readme]
+    assert missing == []
+
+
+def test_no_machine_path_is_in_a_document() -> None:
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("models/**/*.md")]:
+        assert not re.search(r"(^|[\s`\"'(])/(work|root|tmp|home)/", path.read_text()), path

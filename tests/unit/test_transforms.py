@@ -1,0 +1,121 @@
+"""Windows and resampling: what the network sees, and the way back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from triage_node.domain import Volume
+from triage_node.transforms import (
+    PADDING_HU,
+    WINDOWS_HU,
+    Axis,
+    Grid,
+    from_grid,
+    place_grid,
+    resampling_matrix,
+    to_grid,
+    windowed,
+)
+
+
+def _disc_volume(
+    *, centre_mm: tuple[float, float], spacing_mm: float, size_px: int = 256, slices: int = 3, drift_mm: float = 0.0
+) -> Volume:
+    """A 70 mm disc of 40 HU in air; `centre_mm` (rows, columns) moves by `drift_mm` down from slice to slice."""
+    at_mm = np.arange(size_px) * spacing_mm
+    hu = np.full((slices, size_px, size_px), -1024, np.int16)
+    for index in range(slices):
+        down, across = centre_mm[0] + index * drift_mm, centre_mm[1]
+        hu[index][(at_mm[:, None] - down) ** 2 + (at_mm[None, :] - across) ** 2 < 70**2] = 40
+    return _volume(hu, spacing_mm)
+
+
+def _volume(hu: np.ndarray, spacing_mm: float, orientation: np.ndarray | None = None) -> Volume:
+    return Volume(
+        hu=hu,
+        sop_uids=(),
+        paths=(),
+        positions_mm=np.stack([[0.0, 0.0, 5.0 * index] for index in range(len(hu))]),
+        orientation=np.eye(3)[:2] if orientation is None else orientation,
+        pixel_spacing_mm=(spacing_mm, spacing_mm),
+        weights_mm=np.full(len(hu), 5.0),
+        tilt_deg=0.0,
+        header={},
+    )
+
+
+def test_windows_map_their_edges_to_0_and_1() -> None:
+    hu = np.array([[-1024.0, 0.0, 40.0, 80.0, 3000.0]])
+    brain, subdural, bone = windowed(hu, WINDOWS_HU)
+    np.testing.assert_allclose(brain[0], [0, 0, 0.5, 1, 1])
+    np.testing.assert_allclose(subdural[0], [0, 0.1, 0.3, 0.5, 1], atol=1e-6)
+    np.testing.assert_allclose(bone[0], [0, 800 / 2800, 840 / 2800, 880 / 2800, 1], atol=1e-6)
+    assert brain.dtype == np.float32
+
+
+def test_resampling_rows_sum_to_1_inside_and_0_outside() -> None:
+    matrix = resampling_matrix(Axis(count=100, start_mm=0.0, step_mm=0.5), Axis(count=40, start_mm=-10.0, step_mm=2.0))
+    inside = (np.arange(40) * 2.0 - 10 >= -0.25) & (np.arange(40) * 2.0 - 10 <= 49.75)
+    np.testing.assert_allclose(matrix.sum(axis=1), inside, atol=1e-6)
+
+
+def test_enlarging_is_linear_interpolation() -> None:
+    matrix = resampling_matrix(Axis(count=3, start_mm=0.0, step_mm=2.0), Axis(count=5, start_mm=0.0, step_mm=1.0))
+    np.testing.assert_allclose(matrix @ np.array([0.0, 10.0, 30.0]), [0, 5, 10, 20, 30], atol=1e-5)
+
+
+def test_shrinking_does_not_alias() -> None:
+    """A chequer finer than the target becomes its mean, not one of its colours."""
+    matrix = resampling_matrix(Axis(count=200, start_mm=0.0, step_mm=0.5), Axis(count=20, start_mm=10.0, step_mm=3.0))
+    np.testing.assert_allclose(matrix @ np.tile([0.0, 100.0], 100), 50.0, atol=3.0)
+
+
+@pytest.mark.parametrize("spacing_mm", [0.4, 0.7, 0.95])
+def test_the_grid_counts_millimetres_not_pixels(spacing_mm: float) -> None:
+    """The same disc covers the same number of grid pixels at any pixel spacing."""
+    volume = _disc_volume(centre_mm=(100.0, 100.0), spacing_mm=spacing_mm, size_px=round(220 / spacing_mm))
+    grid = Grid(size_px=144, spacing_mm=1.5)
+    hu = to_grid(volume.hu, place_grid(volume, grid))
+    area_mm2 = np.count_nonzero(hu > -500, axis=(1, 2)) * grid.spacing_mm**2
+    np.testing.assert_allclose(area_mm2, np.pi * 70**2, rtol=0.01)
+
+
+def test_the_grid_follows_the_head_through_a_tilted_stack() -> None:
+    volume = _disc_volume(centre_mm=(80.0, 120.0), spacing_mm=0.9, slices=5, drift_mm=6.0)
+    placement = place_grid(volume, Grid(size_px=101, spacing_mm=1.5))
+    middles = [(axis.start_mm + axis.centres_mm[-1]) / 2 for axis in placement.grid_rows]
+    np.testing.assert_allclose(middles, 80 + 6.0 * np.arange(5), atol=1.0)
+    assert placement.grid_columns[0].centres_mm[50] == pytest.approx(120.0, abs=1.0)
+
+
+def test_outside_the_image_is_air_there_and_nothing_back() -> None:
+    volume = _volume(np.full((1, 64, 64), 40, np.int16), 1.0)
+    grid = Grid(size_px=100, spacing_mm=1.0)
+    placement = place_grid(volume, grid)
+    hu = to_grid(volume.hu, placement)
+    assert hu[0, 0, 0] == PADDING_HU
+    assert hu[0, 50, 50] == pytest.approx(40, abs=1e-3)
+    small = place_grid(volume, Grid(size_px=20, spacing_mm=1.0))
+    back = from_grid(np.ones((1, 20, 20), np.float32), small, 0)
+    assert back[0, 0, 0] == 0
+    assert back[0].sum() == pytest.approx(400, abs=45)
+
+
+def test_there_and_back_gives_a_smooth_image_again() -> None:
+    at = np.arange(256) * 0.8
+    smooth = 40 + 30 * np.sin(at / 15)[:, None] * np.cos(at / 20)[None, :]
+    volume = _volume(np.rint(smooth).astype(np.int16)[None], 0.8)
+    placement = place_grid(volume, Grid(size_px=144, spacing_mm=1.5))
+    back = from_grid(to_grid(volume.hu, placement), placement, 0)[0]
+    np.testing.assert_allclose(back[8:-8, 8:-8], smooth[8:-8, 8:-8], atol=1.5)
+
+
+def test_a_picture_stored_the_other_way_round_looks_the_same_to_the_network() -> None:
+    rng = np.random.default_rng(3)
+    hu = _disc_volume(centre_mm=(100.0, 105.0), spacing_mm=0.8).hu.copy()
+    hu[hu > 0] += rng.integers(0, 30, np.count_nonzero(hu > 0)).astype(np.int16)
+    grid = Grid(size_px=112, spacing_mm=1.5)
+    upright, turned = _volume(hu, 0.8), _volume(hu[:, ::-1, ::-1], 0.8, -np.eye(3)[:2])
+    seen = [to_grid(volume.hu, place_grid(volume, grid)) for volume in (upright, turned)]
+    np.testing.assert_allclose(seen[0], seen[1], atol=0.05)

@@ -1,0 +1,252 @@
+"""The commands: parse, call one function, print."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from triage_node import config as configuration
+from triage_node import log
+from triage_node.domain import DISCLAIMER, SUBTYPE_ABBREVIATIONS
+from triage_node.errors import TriageNodeError, UsageError
+
+DEFAULT_CONFIG = Path("triage-node.toml")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status. A fault is one clear line, not a traceback."""
+    parsed = parser().parse_args(arguments)
+    log.quiet_libraries()
+    try:
+        status: int = parsed.run(parsed)
+        return status
+    except TriageNodeError as error:
+        print(f"triage-node: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+# ---------------------------------------------------------------- commands
+
+
+def _demo(parsed: argparse.Namespace) -> int:
+    from triage_node.demo import run_demo
+
+    return run_demo(folder=parsed.folder, once=parsed.once, as_json=parsed.json, subtype=parsed.subtype)
+
+
+def _serve(parsed: argparse.Namespace) -> int:
+    from triage_node import supervise
+
+    config = configuration.load(parsed.config)
+    _prepare(config)
+    stop = threading.Event()
+    supervise.stop_on_signals(stop)
+    supervise.serve(parsed.config, config, stop)
+    return 0
+
+
+def _role(parsed: argparse.Namespace) -> int:
+    from triage_node import service, supervise
+
+    stop = threading.Event()
+    supervise.stop_on_signals(stop)
+    if parsed.supervised:
+        supervise.stop_with_parent(stop)
+    service.run_role(parsed.command, configuration.load(parsed.config), stop)
+    return 0
+
+
+def _check(parsed: argparse.Namespace) -> int:
+    from triage_node.preflight import check
+
+    config = configuration.load(parsed.config)
+    faults = 0
+    for finding in check(config, load_model=_model_loader(config), now=datetime.now(UTC)):
+        print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.what:<24}{finding.detail}", flush=True)
+        faults += not finding.ok
+    print(f"{faults} fault(s)" if faults else "ready")
+    return 1 if faults else 0
+
+
+def _status(parsed: argparse.Namespace) -> int:
+    from triage_node.store import board
+
+    with closing(_open(parsed.config)) as database:
+        status = board.status(database, now=datetime.now(UTC))
+    print(json.dumps(status, indent=None if parsed.json else 2))
+    return 0
+
+
+def _retry(parsed: argparse.Namespace) -> int:
+    from triage_node.store import outbox
+
+    with closing(_open(parsed.config)) as database:
+        count = outbox.retry_dead(database, destination=parsed.destination, now=datetime.now(UTC))
+    print(f"{count} dead letter(s) will be sent again")
+    return 0
+
+
+def _send(parsed: argparse.Namespace) -> int:
+    from triage_node.peers import Peer
+    from triage_node.send import faults, send_with_progress
+
+    host, _, port = parsed.peer.rpartition(":")
+    if not host or not port.isdigit():
+        raise UsageError(f'"{parsed.peer}" is no HOST:PORT; write for example 127.0.0.1:11112')
+    report = send_with_progress(parsed.folder, Peer(ae_title=parsed.called, host=host, port=int(port)), parsed.calling)
+    print(f"{report.sent} sent, {len(report.failed)} failed, {len(report.skipped)} skipped")
+    for line in faults(report):
+        print(f"  {line}", file=sys.stderr)
+    return 1 if report.failed or not report.sent else 0
+
+
+def _analyze(parsed: argparse.Namespace) -> int:
+    from triage_node.infer.bundle import find_bundle
+    from triage_node.infer.process import InferenceProcess
+    from triage_node.pipeline.analysis import analyze_folder
+
+    config = configuration.load(parsed.config) if parsed.config else _config_for_files()
+    model = config.model
+    bundle = find_bundle(parsed.bundle or model.bundle)
+    with closing(InferenceProcess(bundle, timeout_s=model.timeout_s, device=model.device)) as predictor:
+        results = analyze_folder(parsed.folder, parsed.out, config=config, predictor=predictor, now=datetime.now(UTC))
+    for result in results:
+        print(json.dumps(result) if parsed.json else _line(result))
+    return 0
+
+
+def _simulate(parsed: argparse.Namespace) -> int:
+    from triage_node.simulate import write_case
+
+    out = write_case(parsed.out, subtype=parsed.subtype, seed=parsed.seed, created_at=datetime.now(UTC))
+    print(f"simulated head CT with {parsed.subtype} in {out}")
+    return 0
+
+
+def _config(_parsed: argparse.Namespace) -> int:
+    print(configuration.reference(), end="")
+    return 0
+
+
+# ---------------------------------------------------------------- steps
+
+
+def _prepare(config: configuration.Config) -> None:
+    """Fail here, with one line, rather than in four processes."""
+    from triage_node.spool import Spool
+    from triage_node.store.database import open_database
+
+    try:
+        Spool(config.node.data_dir)
+        open_database(config.database_url).close()
+    except OSError as error:
+        raise UsageError(f"{config.node.data_dir}: {error.strerror}; set node.data_dir to a folder of ours") from error
+
+
+def _open(path: Path):  # type: ignore[no-untyped-def]
+    from triage_node.store.database import open_database
+
+    return open_database(configuration.load(path).database_url)
+
+
+def _model_loader(config: configuration.Config) -> Callable[[], str]:
+    from triage_node.infer.bundle import find_bundle, load_bundle
+    from triage_node.infer.process import InferenceProcess
+
+    def load() -> str:
+        folder = find_bundle(config.model.bundle)
+        bundle = load_bundle(folder).ref
+        with closing(InferenceProcess(folder, timeout_s=config.model.timeout_s, device=config.model.device)) as process:
+            process.start()
+        return f"{bundle.name} {bundle.version}, sha256 {bundle.sha256[:12]}"
+
+    return load
+
+
+def _config_for_files() -> configuration.Config:
+    """For files there is no study age to check: they are as old as they are."""
+    return configuration.Config(series=configuration.Series(max_study_age_h=0.0))
+
+
+def _line(result: dict[str, object]) -> str:
+    return f"{result['outcome']:<13}{result['priority']:<9}{result['detail']}"
+
+
+# ---------------------------------------------------------------- the parser
+
+
+def command_names() -> list[str]:
+    """Every command, in the order of the help."""
+    actions = parser()._subparsers
+    assert actions is not None
+    (commands,) = actions._group_actions
+    return list(commands.choices or ())
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    root = argparse.ArgumentParser(
+        prog="triage-node", description=f"A DICOM-native auto-triage node for hemorrhage on head CT. {DISCLAIMER}"
+    )
+    root.add_argument("--version", action="version", version=f"triage-node {version('triage-node')}")
+    commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(run=run)
+        return added
+
+    def with_config(added: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        added.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help=f"default: {DEFAULT_CONFIG}")
+        return added
+
+    demo = command("demo", _demo, "start a node and a demo PACS on loopback, send a head CT, show what comes back")
+    demo.add_argument(
+        "folder", nargs="?", type=Path, metavar="DICOM_DIR", help="your own series; default: a simulated one"
+    )
+    demo.add_argument(
+        "--subtype", choices=[*SUBTYPE_ABBREVIATIONS.values(), "NONE"], default="SDH", help="what to simulate"
+    )
+    demo.add_argument("--once", action="store_true", help="end after the result instead of staying up")
+    demo.add_argument("--json", action="store_true", help="end with one JSON line on standard output")
+
+    with_config(command("serve", _serve, "run the node: listen, work, deliver and web"))
+    for role in ("listen", "work", "deliver", "web"):
+        with_config(command(role, _role, f"run only the {role} role")).add_argument(
+            "--supervised", action="store_true", help=argparse.SUPPRESS
+        )
+    with_config(command("check", _check, "preflight: configuration, disk, database, model, destinations"))
+    status = with_config(command("status", _status, "roles, counts, newest series, dead letters"))
+    status.add_argument("--json", action="store_true", help="on one line")
+    retry = with_config(command("retry", _retry, "send dead letters again"))
+    retry.add_argument("--destination", help="only those of this destination")
+
+    send = command("send", _send, "a storage SCU with progress, for trying things")
+    send.add_argument("folder", type=Path, metavar="DIR")
+    send.add_argument("peer", metavar="HOST:PORT")
+    send.add_argument("--calling", default="TRIAGE_SEND", metavar="AE", help="our AE title")
+    send.add_argument("--called", default="TRIAGE", metavar="AE", help="the peer's AE title")
+
+    analyze = command("analyze", _analyze, "the same stages on files: writes SEG, SR, key images and result.json")
+    analyze.add_argument("folder", type=Path, metavar="DIR")
+    analyze.add_argument("--out", type=Path, required=True, metavar="DIR")
+    analyze.add_argument("--config", type=Path, help="a configuration file; default: the defaults, study age check off")
+    analyze.add_argument("--bundle", help="name or folder of a model bundle")
+    analyze.add_argument("--json", action="store_true", help="one JSON line a series")
+
+    simulate = command("simulate", _simulate, "write a simulated head CT series as DICOM, with its truth mask")
+    simulate.add_argument("--out", type=Path, required=True, metavar="DIR")
+    simulate.add_argument("--subtype", choices=[*SUBTYPE_ABBREVIATIONS.values(), "NONE"], default="SDH")
+    simulate.add_argument("--seed", type=int, default=1)
+
+    command("config", _config, "print every setting with its default, as TOML")
+    return root

@@ -1,0 +1,195 @@
+"""A model bundle on disk: `bundle.toml` beside `weights.safetensors`. Checked in full before anything is loaded.
+
+Strict: unknown or missing keys, a wrong type or weights that do not have the sha256 written beside them are refused.
+The weights are safetensors only; nothing is ever unpickled. This module imports no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+from triage_node.domain import CLASSES, SUBTYPES, BundleRef
+from triage_node.errors import InferenceError
+from triage_node.transforms import Grid
+
+SETTINGS_FILE: Final = "bundle.toml"
+WEIGHTS_FILE: Final = "weights.safetensors"
+_SHIPPED_PACKAGE: Final = "triage_node_models"
+
+_KEYS: Final[Mapping[str, Mapping[str, type]]] = {
+    "": {
+        "name": str,
+        "version": str,
+        "sha256": str,
+        "intended_use": str,
+        "network": dict,
+        "grid": dict,
+        "windows": dict,
+        "thresholds": dict,
+        "calibration": dict,
+        "outputs": dict,
+    },
+    "network": {"name": str, "config": dict},
+    "grid": {"size_px": int, "spacing_mm": float},
+    "windows": {"centres_hu": list, "widths_hu": list},
+    "thresholds": {"mask_min_probability": dict, "series_min_probability": float, "speck_mm3": float},
+    "thresholds.mask_min_probability": dict.fromkeys(SUBTYPES, float),
+    "calibration": {"slope": dict, "offset": dict},
+    "calibration.slope": dict.fromkeys(CLASSES, float),
+    "calibration.offset": dict.fromkeys(CLASSES, float),
+    "outputs": {"mask": bool, "classes": list},
+}
+"""Every key of bundle.toml, by table, and its type."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """One checked bundle."""
+
+    folder: Path
+    ref: BundleRef
+    intended_use: str
+    network_name: str
+    network_config: Mapping[str, Any]
+    grid: Grid
+    windows_hu: tuple[tuple[float, float], ...]
+    """(centre, width) of each network channel."""
+    mask_min_probability: Mapping[str, float]
+    """By subtype: a pixel whose likeliest subtype it is belongs to the mask from this probability of any blood on."""
+    series_min_probability: float
+    """A subtype is kept in the mask of a series only from this calibrated series probability on."""
+    speck_mm3: float
+    """Connected pieces of the mask that are smaller are dropped."""
+    calibration: Mapping[str, tuple[float, float]]
+    """By class: (slope, offset) on the slice logit; a calibrated probability of 0.5 is the operating point."""
+    outputs_mask: bool
+    outputs_classes: tuple[str, ...]
+    """What the bundle speaks about; of any other class the result is None, never 0."""
+
+    @property
+    def weights_path(self) -> Path:
+        """The weights; their sha256 was checked."""
+        return self.folder / WEIGHTS_FILE
+
+
+def find_bundle(name_or_path: str | Path) -> Path:
+    """Folder of a bundle: an existing folder, else a shipped bundle of that name. InferenceError where neither is."""
+    folder = Path(name_or_path)
+    if (folder / SETTINGS_FILE).is_file():
+        return folder
+    for shipped in _shipped_folders():
+        if (shipped / str(name_or_path) / SETTINGS_FILE).is_file():
+            return shipped / str(name_or_path)
+    raise InferenceError(
+        f"no model bundle {str(name_or_path)!r}: give the name of a shipped bundle (default) "
+        f"or a folder that holds {SETTINGS_FILE} and {WEIGHTS_FILE}"
+    )
+
+
+def load_bundle(path: str | Path) -> Bundle:
+    """Read and check a bundle. InferenceError names the file and what to do."""
+    folder = Path(path)
+    settings_path = folder / SETTINGS_FILE
+    settings = _read_settings(settings_path)
+    for table in _KEYS:
+        _check_table(settings, table, settings_path)
+    _check_values(settings, settings_path)
+    _check_weights(folder / WEIGHTS_FILE, settings["sha256"], settings_path)
+    return _bundle(folder, settings)
+
+
+def _shipped_folders() -> list[Path]:
+    """The installed package of bundles, then the models/ folder of a source checkout."""
+    folders = [Path(__file__).parents[2] / "models"]
+    if find_spec(_SHIPPED_PACKAGE) is not None:
+        folders.insert(0, Path(str(resources.files(_SHIPPED_PACKAGE))))
+    return folders
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InferenceError(f"{path}: cannot be read ({error.strerror}); a bundle needs this file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InferenceError(f"{path}: is not valid TOML ({error}); restore the bundle") from error
+
+
+def _check_table(settings: Mapping[str, Any], table: str, path: Path) -> None:
+    """Exactly the keys of _KEYS, each of its type. TOML integers pass for floats."""
+    where = f"[{table}] " if table else ""
+    values: Any = settings
+    for part in filter(None, table.split(".")):
+        values = values[part]
+    expected = _KEYS[table]
+    unknown, missing = sorted(set(values) - set(expected)), sorted(set(expected) - set(values))
+    if unknown:
+        raise InferenceError(f"{path}: {where}unknown key {unknown[0]!r}; remove it (known: {', '.join(expected)})")
+    if missing:
+        raise InferenceError(f"{path}: {where}key {missing[0]!r} is missing; add it")
+    for key, kind in expected.items():
+        if not _is_of(values[key], kind):
+            raise InferenceError(f"{path}: {where}{key} must be {kind.__name__}, not {type(values[key]).__name__}")
+
+
+def _is_of(value: object, kind: type) -> bool:
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def _check_values(settings: Mapping[str, Any], path: Path) -> None:
+    """What types cannot say."""
+    windows = settings["windows"]
+    if not 0 < len(windows["centres_hu"]) == len(windows["widths_hu"]):
+        raise InferenceError(f"{path}: [windows] centres_hu and widths_hu must be of one length")
+    numbers = [*windows["centres_hu"], *windows["widths_hu"]]
+    if not all(_is_of(number, float) for number in numbers) or min(windows["widths_hu"]) <= 0:
+        raise InferenceError(f"{path}: [windows] holds numbers, and widths are above 0")
+    if settings["grid"]["size_px"] < 1 or settings["grid"]["spacing_mm"] <= 0:
+        raise InferenceError(f"{path}: [grid] size_px and spacing_mm must be above 0")
+    strange = [name for name in settings["outputs"]["classes"] if name not in CLASSES]
+    if strange:
+        raise InferenceError(f"{path}: [outputs] unknown class {strange[0]!r} (known: {', '.join(CLASSES)})")
+
+
+def _check_weights(path: Path, sha256: str, settings_path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            actual = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InferenceError(f"{path}: cannot be read ({error.strerror}); a bundle needs this file") from error
+    if actual != sha256:
+        raise InferenceError(
+            f"{path}: has sha256 {actual}, but {settings_path.name} says {sha256}; restore the bundle, "
+            "the two files do not belong together"
+        )
+
+
+def _bundle(folder: Path, settings: Mapping[str, Any]) -> Bundle:
+    thresholds, windows, calibration = settings["thresholds"], settings["windows"], settings["calibration"]
+    return Bundle(
+        folder=folder,
+        ref=BundleRef(name=settings["name"], version=settings["version"], sha256=settings["sha256"]),
+        intended_use=settings["intended_use"],
+        network_name=settings["network"]["name"],
+        network_config=settings["network"]["config"],
+        grid=Grid(size_px=settings["grid"]["size_px"], spacing_mm=float(settings["grid"]["spacing_mm"])),
+        windows_hu=tuple(
+            (float(centre), float(width))
+            for centre, width in zip(windows["centres_hu"], windows["widths_hu"], strict=True)
+        ),
+        mask_min_probability={name: float(value) for name, value in thresholds["mask_min_probability"].items()},
+        series_min_probability=float(thresholds["series_min_probability"]),
+        speck_mm3=float(thresholds["speck_mm3"]),
+        calibration={name: (float(calibration["slope"][name]), float(calibration["offset"][name])) for name in CLASSES},
+        outputs_mask=settings["outputs"]["mask"],
+        outputs_classes=tuple(settings["outputs"]["classes"]),
+    )

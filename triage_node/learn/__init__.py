@@ -1,0 +1,8 @@
+"""The training laboratory: simulated heads in, a model bundle out.
+
+dataset    renders simulated heads to memory-mapped shards on the network grid
+augment    what is varied at every pass: pose, the rim under the bone, blur, noise, scale of HU
+train      the loop: losses, EMA, checkpoints, resume, run record
+evaluate   figures on held-out heads and on real ones; chooses calibration and thresholds
+export     writes a model bundle
+"""

@@ -1,0 +1,181 @@
+"""Simulated heads as memory-mapped shards on a network grid, written while training already reads.
+
+A shard is a folder `shard-<number>` with hu.npy (slices, size, size) int16 HU, truth.npy uint8 labels and depth.npy
+uint8, the depth below the inner table in units of DEPTH_UNIT_MM (0: not inside the skull). It appears by one rename.
+Every head is a new seed: no head is rendered twice, and the seeds of evaluation lie apart.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from scipy import ndimage
+from tqdm import tqdm
+
+from triage_node.domain import SUBTYPES, Float32Array, Int16Array, UInt8Array, Volume
+from triage_node.simulate import SimulatedHead, SliceGeometry, axial_geometry, simulate_head
+from triage_node.transforms import Grid, place_grid, resampling_matrix, to_grid
+
+STORED_GRID: Final = Grid(size_px=176, spacing_mm=1.25)
+"""Finer and wider than the grid of training, which turns, shifts and scales it at every pass."""
+DEPTH_UNIT_MM: Final = 0.2
+EVALUATION_SEED: Final = 1_000_000_000
+"""Seeds from here on are never trained on."""
+_HEADS_PER_SHARD: Final = 8
+_RENDERED_PX: Final = 256
+_SHARE_WITHOUT_BLOOD: Final = 0.4
+"""Of the heads; a head with blood has slices without, so that some 65 % of all slices are negative."""
+_SECOND_SUBTYPE: Final = 0.3
+_BONE_HU: Final = 250
+_FORAMEN_MM: Final = 8.0
+"""Gaps of the skull up to this width are closed before its inside is filled."""
+_AIR_HU: Final = -100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slices:
+    """The slices of some heads on STORED_GRID."""
+
+    hu: Int16Array
+    truth: UInt8Array
+    depth: UInt8Array
+
+
+# ---------------------------------------------------------------- heads
+
+
+def draw_geometry(rng: np.random.Generator) -> SliceGeometry:
+    """A stack as scanners make them: thick or thin, tilted or not, any field of view, sometimes uneven."""
+    thickness_mm = float(rng.choice([2.5, 3.0, 4.0, 5.0, 5.0, 5.0, 7.0, 8.0]))
+    slices = int(np.clip(rng.uniform(150, 175) / thickness_mm, 16, 36))
+    steps = np.full(slices - 1, 150.0 / slices if thickness_mm < 4 else thickness_mm)
+    if rng.random() < 0.3:
+        steps[: slices // 2] *= 0.6
+    return axial_geometry(
+        slices=slices,
+        spacing_mm=tuple(steps),
+        tilt_deg=float(rng.choice([0.0, 0.0, rng.uniform(-12, 24)])),
+        rows=_RENDERED_PX,
+        columns=_RENDERED_PX,
+        pixel_spacing_mm=float(rng.uniform(205, 255)) / _RENDERED_PX,
+        thickness_mm=thickness_mm,
+    )
+
+
+def draw_subtypes(rng: np.random.Generator) -> tuple[str, ...]:
+    """What bleeds in one head; often nothing."""
+    if rng.random() < _SHARE_WITHOUT_BLOOD:
+        return ()
+    count = 2 if rng.random() < _SECOND_SUBTYPE else 1
+    return tuple(str(name) for name in rng.choice(SUBTYPES, size=count, replace=False))
+
+
+def draw_head(seed: int) -> tuple[SimulatedHead, Volume]:
+    """The simulated head of one seed, in the geometry of that seed."""
+    rng = np.random.default_rng(seed)
+    geometry = draw_geometry(rng)
+    head = simulate_head(seed=seed, subtypes=draw_subtypes(rng), geometry=geometry, measure_volumes=False)
+    return head, as_volume(head, geometry)
+
+
+def as_volume(head: SimulatedHead, geometry: SliceGeometry) -> Volume:
+    """The slices of a simulated head as the stages see them."""
+    along_mm = geometry.positions_mm @ geometry.normal
+    edges = np.concatenate([[along_mm[0]], (along_mm[1:] + along_mm[:-1]) / 2, [along_mm[-1]]])
+    weights_mm = np.diff(edges)
+    weights_mm[[0, -1]] *= 2
+    return Volume(
+        hu=head.hu,
+        sop_uids=(),
+        paths=(),
+        positions_mm=geometry.positions_mm,
+        orientation=geometry.orientation,
+        pixel_spacing_mm=geometry.pixel_spacing_mm,
+        weights_mm=weights_mm,
+        tilt_deg=0.0,
+        header={},
+    )
+
+
+def stored_slices(volume: Volume, truth: UInt8Array) -> Slices:
+    """One head on STORED_GRID, with the depth below the inner table."""
+    placement = place_grid(volume, STORED_GRID)
+    hu = to_grid(volume.hu, placement)
+    labels = np.zeros(hu.shape, np.uint8)
+    for index in np.flatnonzero(truth.any(axis=(1, 2))):
+        along_rows = resampling_matrix(placement.native_rows, placement.grid_rows[index])
+        along_columns = resampling_matrix(placement.native_columns, placement.grid_columns[index])
+        shares = [along_rows @ (truth[index] == label) @ along_columns.T for label in range(1 + len(SUBTYPES))]
+        labels[index] = np.argmax(shares, axis=0)
+    depth = np.stack([depth_mm(image, STORED_GRID.spacing_mm) for image in hu])
+    return Slices(
+        hu=np.rint(np.clip(hu, -1024, 3071)).astype(np.int16),
+        truth=labels,
+        depth=np.clip(np.ceil(depth / DEPTH_UNIT_MM), 0, 255).astype(np.uint8),
+    )
+
+
+def depth_mm(hu: Float32Array, spacing_mm: float) -> Float32Array:
+    """(rows, columns) HU to the distance from bone inside the skull; 0 in bone, in air and outside."""
+    bone = hu > _BONE_HU
+    reach = ndimage.distance_transform_edt(~bone, sampling=spacing_mm) <= _FORAMEN_MM / 2
+    closed = reach & ~(ndimage.distance_transform_edt(reach, sampling=spacing_mm) <= _FORAMEN_MM / 2)
+    inside = ndimage.binary_fill_holes(closed | bone) & ~bone & (hu > _AIR_HU)
+    distance: Float32Array = np.where(inside, ndimage.distance_transform_edt(~bone, sampling=spacing_mm), 0.0)
+    return distance.astype(np.float32)
+
+
+# ---------------------------------------------------------------- shards
+
+
+def render_shards(folder: Path, *, first: int, count: int, seed: int, processes: int = 1) -> None:
+    """Render shards `first` to `first + count - 1` that are not there yet, in parallel, with a progress bar."""
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [number for number in range(first, first + count) if not _shard_path(folder, number).exists()]
+    with get_context("spawn").Pool(processes) as pool:
+        rendered = pool.imap_unordered(partial(render_shard, folder, seed), missing)
+        for _ in tqdm(rendered, total=len(missing), desc="rendering", unit="shard"):
+            pass
+
+
+def render_shard(folder: Path, seed: int, number: int) -> None:
+    """Render one shard and let it appear."""
+    heads = [_stored_head(seed + number * _HEADS_PER_SHARD + head) for head in range(_HEADS_PER_SHARD)]
+    part = folder / f"part-{number:05d}"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    for name in ("hu", "truth", "depth"):
+        np.save(part / f"{name}.npy", np.concatenate([getattr(head, name) for head in heads]))
+    part.rename(_shard_path(folder, number))
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    """The shards that are there now, by number."""
+    return sorted(folder.glob("shard-*"))
+
+
+def open_shard(path: Path) -> Slices:
+    """One shard, memory-mapped."""
+    hu, truth, depth = (np.load(path / f"{name}.npy", mmap_mode="r") for name in ("hu", "truth", "depth"))
+    return Slices(hu=hu, truth=truth, depth=depth)
+
+
+def label_areas_mm2(truths: UInt8Array, spacing_mm: float) -> Float32Array:
+    """(slices, 5) float32: area of each subtype in each slice."""
+    areas = [[np.count_nonzero(truth == label) for label in range(1, 1 + len(SUBTYPES))] for truth in truths]
+    return (np.array(areas, np.float32).reshape(-1, len(SUBTYPES)) * spacing_mm**2).astype(np.float32)
+
+
+def _stored_head(seed: int) -> Slices:
+    head, volume = draw_head(seed)
+    return stored_slices(volume, head.truth)
+
+
+def _shard_path(folder: Path, number: int) -> Path:
+    return folder / f"shard-{number:05d}"

@@ -1,0 +1,91 @@
+"""Writes a model bundle, as infer.bundle reads it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from triage_node.domain import CLASSES, SUBTYPES
+from triage_node.infer.bundle import SETTINGS_FILE, WEIGHTS_FILE
+from triage_node.networks import UNetConfig
+from triage_node.transforms import WINDOWS_HU, Grid
+
+INTENDED_USE = (
+    "Research: triage of adult non-contrast axial head CT for suspected intracranial hemorrhage. "
+    "Trained on simulated images only. Not for clinical use, not for primary diagnosis."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleSettings:
+    """What bundle.toml holds besides name and hash; the meaning of each is in infer.bundle.Bundle."""
+
+    network: UNetConfig
+    grid: Grid
+    mask_min_probability: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(SUBTYPES, 0.5))
+    series_min_probability: float = 0.5
+    speck_mm3: float = 50.0
+    calibration: Mapping[str, tuple[float, float]] = field(default_factory=lambda: dict.fromkeys(CLASSES, (1.0, 0.0)))
+    remarks: tuple[str, ...] = ()
+    """Comment lines above [thresholds]: where they come from."""
+
+
+def write_bundle(folder: Path, *, name: str, version: str, network: nn.Module, settings: BundleSettings) -> None:
+    """Write bundle.toml and fp16 weights into `folder`, which may exist; the settings, with the hash, come last."""
+    weights = save({key: _halved(tensor) for key, tensor in network.state_dict().items()})
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / WEIGHTS_FILE, weights)
+    text = _toml(name, version, hashlib.sha256(weights).hexdigest(), settings)
+    _replace(folder / SETTINGS_FILE, text.encode())
+
+
+def _halved(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.half().contiguous() if tensor.is_floating_point() else tensor.contiguous()
+
+
+def _replace(path: Path, data: bytes) -> None:
+    part = path.with_suffix(".part")
+    part.write_bytes(data)
+    part.replace(path)
+
+
+def _toml(name: str, version: str, sha256: str, settings: BundleSettings) -> str:
+    centres, widths = zip(*WINDOWS_HU, strict=True)
+    slopes = {key: slope for key, (slope, _) in settings.calibration.items()}
+    offsets = {key: offset for key, (_, offset) in settings.calibration.items()}
+    return "\n".join(
+        [
+            *_lines(name=name, version=version, sha256=sha256, intended_use=INTENDED_USE),
+            *_table("network", name="unet"),
+            *_table("network.config", **asdict(settings.network)),
+            *_table("grid", size_px=settings.grid.size_px, spacing_mm=settings.grid.spacing_mm),
+            *_table("windows", centres_hu=list(centres), widths_hu=list(widths)),
+            "",
+            *[f"# {remark}" for remark in settings.remarks],
+            *_table("thresholds", series_min_probability=settings.series_min_probability, speck_mm3=settings.speck_mm3)[
+                1:
+            ],
+            *_table("thresholds.mask_min_probability", **settings.mask_min_probability),
+            *_table("calibration.slope", **slopes),
+            *_table("calibration.offset", **offsets),
+            *_table("outputs", mask=True, classes=list(CLASSES)),
+            "",
+        ]
+    )
+
+
+def _table(title: str, **values: Any) -> list[str]:
+    return ["", f"[{title}]", *_lines(**values)]
+
+
+def _lines(**values: Any) -> list[str]:
+    """A JSON string, number, boolean or flat list is the same in TOML."""
+    return [f"{key} = {json.dumps(value)}" for key, value in values.items()]

@@ -1,0 +1,243 @@
+"""One series through the stages: assemble, infer, decide, report -> Analysis, with its result.json.
+
+The worker and `triage-node analyze` both end up here; neither clock nor UID source is read, both are arguments.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from importlib.metadata import version
+from pathlib import Path
+from time import monotonic
+from typing import Any, Protocol
+
+from pydicom import dcmread
+from pydicom.errors import InvalidDicomError
+
+from triage_node import log, report
+from triage_node.admit import CT_CLASSES
+from triage_node.assemble import assemble
+from triage_node.config import Config
+from triage_node.decide import decide
+from triage_node.domain import (
+    CLASSES,
+    DISCLAIMER,
+    BundleRef,
+    Decision,
+    Outcome,
+    Prediction,
+    Priority,
+    Producer,
+    ResultObject,
+    Volume,
+)
+from triage_node.errors import NotSuitable, UsageError
+from triage_node.report.uids import ResultUids
+
+
+class Predict(Protocol):
+    """Volume in, Prediction out: infer's process or its in-process twin."""
+
+    def predict(self, volume: Volume) -> Prediction:
+        """Raises InferenceError."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Making:
+    """What the results of one revision are made with: every clock and UID comes from here."""
+
+    producer: Producer
+    uids: ResultUids
+    created_at: datetime
+    revision: int = 1
+    predecessor_sr: tuple[str, str] | None = None
+    """(SOP Class UID, SOP Instance UID) of the SR of the revision that this one supersedes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """How one series ended, before anything is published."""
+
+    outcome: Outcome
+    priority: Priority
+    reason: str | None
+    """A NotAnalyzedReason, or ANALYSIS_FAILED; None where analysed."""
+    detail: str
+    """One sentence for the radiologist."""
+    objects: tuple[ResultObject, ...]
+    result: dict[str, Any]
+    """The public result.json but for `objects`."""
+
+
+def producer(config: Config, *, bundle: BundleRef | None) -> Producer:
+    """This node, as every result names it."""
+    return Producer(node_name=config.node.ae_title, software_version=version("triage-node"), bundle=bundle)
+
+
+def analyze_series(paths: Sequence[Path], config: Config, predictor: Predict, making: Making) -> Analysis:
+    """Take the files of one series to their end. NotSuitable becomes a notice; other errors pass."""
+    started = monotonic()
+    try:
+        volume = assemble(paths, oldest=_oldest(config, making.created_at))
+    except NotSuitable as unsuitable:
+        return _notice(paths, making, Outcome.NOT_ANALYZED, unsuitable.reason.value, unsuitable.detail)
+    assembled = monotonic()
+    prediction = predictor.predict(volume)
+    inferred = monotonic()
+    decision = decide(prediction, config.rules)
+    objects = report.build_results(
+        volume=volume,
+        prediction=prediction,
+        decision=decision,
+        producer=producer(config, bundle=prediction.bundle),
+        uids=making.uids,
+        created_at=making.created_at,
+        revision=making.revision,
+        predecessor_sr=making.predecessor_sr,
+    )
+    timings_s = {"assemble": assembled - started, "infer": inferred - assembled, "report": monotonic() - inferred}
+    return Analysis(
+        outcome=Outcome.ANALYZED,
+        priority=decision.priority,
+        reason=None,
+        detail=decision.reason,
+        objects=objects,
+        result={
+            **_base_json(paths[0], Outcome.ANALYZED, None, decision.reason, decision.priority),
+            **_prediction_json(volume, prediction, decision),
+            "timings_s": {name: round(seconds, 3) for name, seconds in timings_s.items()},
+        },
+    )
+
+
+def failed(paths: Sequence[Path], making: Making, detail: str) -> Analysis:
+    """A series that could not be analysed although it should have been: visible, never silent."""
+    return _notice(paths, making, Outcome.FAILED, "ANALYSIS_FAILED", detail)
+
+
+def analyze_folder(
+    folder: Path, out: Path, *, config: Config, predictor: Predict, now: datetime
+) -> list[dict[str, Any]]:
+    """The same stages on files: writes the objects and result.json of each CT series below `out`.
+
+    Returns the result.json values. Raises UsageError when the folder holds no CT image.
+    """
+    return [
+        _write(out / log.ref(series_uid), _analyze_files(paths, series_uid, config, predictor, now))
+        for series_uid, paths in _series_in(folder).items()
+    ]
+
+
+def object_json(made: ResultObject, path: str) -> dict[str, str]:
+    """One line of `objects` in result.json."""
+    return {"kind": made.kind.value, "sop_uid": made.sop_uid, "path": path}
+
+
+# ---------------------------------------------------------------- steps
+
+
+def _analyze_files(
+    paths: Sequence[Path], series_uid: str, config: Config, predictor: Predict, now: datetime
+) -> Analysis:
+    uids = ResultUids(node=config.uid_scope, series_uid=series_uid, revision=1)
+    making = Making(producer=producer(config, bundle=None), uids=uids, created_at=now)
+    return analyze_series(paths, config, predictor, making)
+
+
+def _series_in(folder: Path) -> dict[str, list[Path]]:
+    """CT files below a folder by SeriesInstanceUID; what is no DICOM file is passed over."""
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is no folder; give the folder that holds the DICOM files")
+    found: dict[str, list[Path]] = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        try:
+            header = dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID", "SeriesInstanceUID"])
+        except InvalidDicomError:
+            continue
+        if header.get("SOPClassUID") in CT_CLASSES and header.get("SeriesInstanceUID"):
+            found.setdefault(str(header.SeriesInstanceUID), []).append(path)
+    if not found:
+        raise UsageError(f"{folder} holds no DICOM CT image; give the folder of a head CT series")
+    return found
+
+
+def _write(out: Path, analysis: Analysis) -> dict[str, Any]:
+    out.mkdir(parents=True, exist_ok=True)
+    listed = []
+    for index, made in enumerate(analysis.objects):
+        path = out / f"{made.kind.value}-{index}.dcm"
+        path.write_bytes(made.data)
+        listed.append(object_json(made, str(path)))
+    result = {**analysis.result, "objects": listed}
+    (out / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return result
+
+
+def _oldest(config: Config, now: datetime) -> datetime | None:
+    hours = config.series.max_study_age_h
+    return now - timedelta(hours=hours) if hours else None
+
+
+def _notice(paths: Sequence[Path], making: Making, outcome: Outcome, reason: str, detail: str) -> Analysis:
+    objects = report.build_notice(
+        source=paths[0],
+        outcome=outcome,
+        reason=reason,
+        detail=detail,
+        producer=making.producer,
+        uids=making.uids,
+        created_at=making.created_at,
+    )
+    empty: dict[str, Any] = {
+        "probabilities": dict.fromkeys(CLASSES),
+        "volumes_ml": dict.fromkeys(CLASSES),
+        "findings": [],
+        "slices": [],
+        "header": {},
+        "warnings": [],
+        "bundle": None,
+        "timings_s": {},
+    }
+    return Analysis(
+        outcome=outcome,
+        priority=Priority.NONE,
+        reason=reason,
+        detail=detail,
+        objects=objects,
+        result={**_base_json(paths[0], outcome, reason, detail, Priority.NONE), **empty},
+    )
+
+
+def _base_json(source: Path, outcome: Outcome, reason: str | None, detail: str, priority: Priority) -> dict[str, Any]:
+    header = dcmread(source, stop_before_pixels=True, specific_tags=["StudyInstanceUID", "SeriesInstanceUID"])
+    return {
+        "study_uid": str(header.StudyInstanceUID),
+        "series_uid": str(header.SeriesInstanceUID),
+        "outcome": outcome.value,
+        "reason": reason,
+        "detail": detail,
+        "priority": priority.value,
+        "disclaimer": DISCLAIMER,
+    }
+
+
+def _prediction_json(volume: Volume, prediction: Prediction, decision: Decision) -> dict[str, Any]:
+    return {
+        "probabilities": _rounded(prediction.probabilities, 4),
+        "volumes_ml": _rounded(prediction.volumes_ml, 2),
+        "findings": list(decision.findings),
+        "slices": [
+            {"sop_uid": uid, "probabilities": {name: round(float(p), 4) for name, p in zip(CLASSES, row, strict=True)}}
+            for uid, row in zip(volume.sop_uids, prediction.slice_probabilities, strict=True)
+        ],
+        "header": dict(volume.header),
+        "warnings": list(volume.warnings),
+        "bundle": asdict(prediction.bundle),
+    }
+
+
+def _rounded(values: Mapping[str, float | None], digits: int) -> dict[str, float | None]:
+    return {name: None if value is None else round(value, digits) for name, value in values.items()}

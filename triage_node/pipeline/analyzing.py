@@ -1,0 +1,180 @@
+"""READY -> ANALYZING -> REPORTED: claim a series, take it to its end, publish once it has settled."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+from triage_node import log
+from triage_node.config import Config
+from triage_node.domain import NotAnalyzedReason, ObjectKind, Outcome, Priority, ResultObject
+from triage_node.errors import LeaseLost, TriageNodeError
+from triage_node.pipeline.analysis import Analysis, Making, Predict, analyze_series, failed, object_json, producer
+from triage_node.pipeline.parts import Parts
+from triage_node.report.uids import ResultUids
+from triage_node.store import claims
+
+SENT_AS: Final[Mapping[ObjectKind, str]] = {
+    ObjectKind.SEG: "SEG",
+    ObjectKind.SR: "SR",
+    ObjectKind.KEY_IMAGE: "KEY_IMAGE",
+    ObjectKind.NOTICE_SR: "NOTICE",
+    ObjectKind.NOTICE_IMAGE: "NOTICE",
+}
+"""What a kind of object is called in `send` of a [[destination]]."""
+
+RETRY_AFTER_S: Final = 2.0
+"""Between two tries of a failed analysis."""
+
+
+def analyze_next(parts: Parts, predictor: Predict) -> bool:
+    """Claim one series and take it to its end; returns whether there was one.
+
+    Whatever goes wrong ends in another try or in FAILED with a notice, never in silence.
+    """
+    if not claims.has_claimable(parts.database, now=parts.clock()):
+        return False
+    held = claims.claim(parts.database, now=parts.clock(), lease_s=parts.config.work.lease_s)
+    if held is None:
+        return False
+    parts.step("claimed")
+    try:
+        with _heartbeat(parts, held):
+            analysis = _analyze_claimed(parts, held, predictor)
+            if analysis is not None:
+                parts.step("analyzed")
+                _publish(parts, held, analysis)
+    except LeaseLost:
+        log.event("lease lost, result dropped", series=log.ref(held.series_uid))
+    return True
+
+
+def _analyze_claimed(parts: Parts, held: claims.Claim, predictor: Predict) -> Analysis | None:
+    """The analysis, or None when the claim was given back for another try."""
+    paths = [parts.spool.object_path(uid) for uid in claims.sop_uids(parts.database, held.series_uid)]
+    making = Making(
+        producer=producer(parts.config, bundle=None),
+        uids=ResultUids(node=parts.config.uid_scope, series_uid=held.series_uid, revision=held.revision),
+        created_at=held.claimed_at.astimezone(),  # dates and times in DICOM objects are local (PS3.5 6.2, VR DA, TM)
+        revision=held.revision,
+        predecessor_sr=claims.previous_sr(parts.database, held),
+    )
+    if held.attempts > parts.config.work.attempts:
+        return _end_as_failed(paths, making, "the analysis was interrupted too often")
+    try:
+        return analyze_series(paths, parts.config, predictor, making)
+    except Exception as error:  # noqa: BLE001 - process boundary: any failure becomes a try or a visible FAILED
+        log.event("analysis failed", series=log.ref(held.series_uid), attempt=held.attempts, error=_safe(error))
+        if held.attempts < parts.config.work.attempts:
+            later = parts.clock() + timedelta(seconds=RETRY_AFTER_S)
+            claims.give_back(parts.database, held, not_before=later)
+            return None
+        return _end_as_failed(paths, making, f"the analysis failed ({type(error).__name__})")
+
+
+def _end_as_failed(paths: Sequence[Path], making: Making, detail: str) -> Analysis:
+    try:
+        return failed(paths, making, detail)
+    except Exception as error:  # noqa: BLE001 - process boundary: FAILED must be recorded even without a notice
+        log.event("no notice could be made for a failed series", error=_safe(error))
+        return Analysis(
+            outcome=Outcome.FAILED,
+            priority=Priority.NONE,
+            reason="ANALYSIS_FAILED",
+            detail=detail,
+            objects=(),
+            result={"outcome": Outcome.FAILED.value, "reason": "ANALYSIS_FAILED", "detail": detail},
+        )
+
+
+def _publish(parts: Parts, held: claims.Claim, analysis: Analysis) -> None:
+    _wait_until_settled(parts, held)
+    named = [(made, _keep(parts, held, made, index)) for index, made in enumerate(analysis.objects)]
+    parts.step("kept")
+    result = {**analysis.result, "objects": [object_json(made, path) for made, path in named]}
+    deliver_at = parts.clock()
+    if analysis.outcome == Outcome.NOT_ANALYZED:
+        deliver_at += timedelta(seconds=parts.config.series.notice_after_s)
+    published = claims.publish(
+        parts.database,
+        held,
+        claims.Report(
+            outcome=analysis.outcome,
+            reason=analysis.reason,
+            detail=analysis.detail,
+            priority=analysis.priority,
+            result=result,
+            objects=named,
+            deliveries=_deliveries(parts.config, analysis),
+            not_before=deliver_at,
+        ),
+        now=parts.clock(),
+    )
+    parts.step("published")
+    log.event(
+        "reported" if published else "an image came meanwhile, the series is open again",
+        series=log.ref(held.series_uid),
+        revision=held.revision,
+        outcome=analysis.outcome.value,
+        reason=analysis.reason,
+        priority=analysis.priority.value,
+    )
+
+
+def _keep(parts: Parts, held: claims.Claim, made: ResultObject, index: int) -> str:
+    path = parts.spool.keep_result(held.series_uid, held.revision, f"{made.kind.value}-{index}", made.data)
+    return str(path.relative_to(parts.spool.root))
+
+
+def _deliveries(config: Config, analysis: Analysis) -> list[tuple[str, str]]:
+    if analysis.reason == NotAnalyzedReason.PRIOR_STUDY:
+        return []  # a prefetched prior is no news
+    return [
+        (made.sop_uid, destination.name)
+        for destination in config.destinations
+        for made in analysis.objects
+        if SENT_AS[made.kind] in destination.send
+    ]
+
+
+def _wait_until_settled(parts: Parts, held: claims.Claim) -> None:
+    """Nothing is published while images may still come: analysed early, published `settle_s` after the last one."""
+    pause = threading.Event()
+    while True:
+        settled_at = claims.last_image_at(parts.database, held.series_uid) + timedelta(
+            seconds=parts.config.series.settle_s
+        )
+        wait_s = (settled_at - parts.clock()).total_seconds()
+        if wait_s <= 0:
+            return
+        pause.wait(min(wait_s, 0.2))
+
+
+@contextmanager
+def _heartbeat(parts: Parts, held: claims.Claim) -> Iterator[None]:
+    """Extends the lease from a thread, as long as the process lives."""
+    stop = threading.Event()
+
+    def beat() -> None:
+        while not stop.wait(parts.config.work.lease_s / 6):
+            try:
+                claims.heartbeat(parts.database, held, now=parts.clock(), lease_s=parts.config.work.lease_s)
+            except LeaseLost:
+                return  # publishing will notice by its token
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _safe(error: Exception) -> str:
+    """What of an error may be logged: our own messages hold no patient data, others might."""
+    return str(error) if isinstance(error, TriageNodeError) else type(error).__name__

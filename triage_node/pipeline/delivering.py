@@ -1,0 +1,65 @@
+"""The outbox to its destinations: every status is noted; a failure waits for its backoff, a hopeless one is dead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+
+from triage_node import log
+from triage_node.deliver.dicom import DicomDestination
+from triage_node.peers import OutgoingObject, StoreResult
+from triage_node.pipeline.parts import Parts
+from triage_node.store import outbox
+
+
+def deliver_next(parts: Parts, destination: DicomDestination) -> int:
+    """Send what is due for one destination; returns how many objects were tried."""
+    if not outbox.has_due(parts.database, destination.name, now=parts.clock()):
+        return 0
+    lease_s = parts.config.delivery.lease_s
+    parcels = outbox.claim_parcels(parts.database, destination.name, now=parts.clock(), lease_s=lease_s)
+    parts.step("parcels claimed")
+    by_uid = {parcel.sop_uid: parcel for parcel in parcels}
+    outgoing = [
+        OutgoingObject(
+            path=parts.spool.root / parcel.path,
+            sop_class_uid=parcel.sop_class_uid,
+            sop_uid=parcel.sop_uid,
+            transfer_syntax_uid=parcel.transfer_syntax_uid,
+        )
+        for parcel in parcels
+    ]
+    if outgoing:
+        destination.send(outgoing, lambda result: _note_sent(parts, destination.name, by_uid, result))
+    return len(outgoing)
+
+
+def _note_sent(parts: Parts, destination: str, by_uid: Mapping[str, outbox.Parcel], result: StoreResult) -> None:
+    parcel = by_uid[result.outgoing.sop_uid]
+    parts.step("answered")
+    if result.error is None:
+        outbox.mark_sent(parts.database, parcel, status=result.status or 0, now=parts.clock())
+        log.event("delivered", destination=destination, kind=parcel.kind, object=log.ref(parcel.sop_uid))
+    else:
+        _note_failed(parts, destination, parcel, result)
+    parts.step("noted")
+
+
+def _note_failed(parts: Parts, destination: str, parcel: outbox.Parcel, result: StoreResult) -> None:
+    assert result.error is not None
+    settings = parts.config.delivery
+    final = not result.error.retryable or parcel.attempts >= settings.attempts
+    log.event(
+        "dead letter" if final else "delivery failed, will try again",
+        destination=destination,
+        kind=parcel.kind,
+        object=log.ref(parcel.sop_uid),
+        attempt=parcel.attempts,
+        error=str(result.error),
+    )
+    if final:
+        outbox.mark_dead(parts.database, parcel, status=result.status, error=str(result.error))
+        return
+    wait_s = min(settings.backoff_s * 2.0 ** min(parcel.attempts - 1, 20), settings.backoff_cap_s)
+    later = parts.clock() + timedelta(seconds=wait_s)
+    outbox.mark_failed(parts.database, parcel, status=result.status, error=str(result.error), not_before=later)

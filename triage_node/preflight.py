@@ -1,0 +1,83 @@
+"""`triage-node check`: what would stop the node from doing its work, found before a patient depends on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+
+from triage_node import peers
+from triage_node.config import Config
+from triage_node.errors import ConfigError, TriageNodeError
+from triage_node.spool import Spool
+from triage_node.store import board
+from triage_node.store.database import open_database
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One line of the check."""
+
+    what: str
+    ok: bool
+    detail: str
+
+
+def check(config: Config, *, load_model: Callable[[], str], now: datetime) -> Iterator[Finding]:
+    """Try each part for real, one Finding at a time. `load_model` loads the bundle and returns its name."""
+    yield _finding("configuration", partial(_describe, config))
+    yield _finding("spool", partial(_try_spool, config))
+    yield _finding("database", partial(_try_database, config))
+    yield _finding("model", load_model)
+    yield _finding("listener", partial(_try_listener, config, now))
+    for destination in config.destinations:
+        peer = peers.Peer(ae_title=destination.ae_title, host=destination.host, port=destination.port)
+        yield _finding(f"destination {destination.name}", partial(_try_echo, peer, config.node.ae_title))
+
+
+def _finding(what: str, attempt: Callable[[], str]) -> Finding:
+    try:
+        return Finding(what=what, ok=True, detail=attempt())
+    except (TriageNodeError, OSError) as error:
+        return Finding(what=what, ok=False, detail=str(error))
+
+
+def _describe(config: Config) -> str:
+    if not config.sources:
+        raise ConfigError(f"{config.path}: no [[source]]: every caller would be refused; add the PACS or scanner")
+    if not config.destinations:
+        raise ConfigError(f"{config.path}: no [[destination]]: results would stay on this node; add the PACS")
+    return f"{len(config.sources)} source(s), {len(config.destinations)} destination(s), {len(config.rules)} rule(s)"
+
+
+def _try_spool(config: Config) -> str:
+    free_mb = Spool(config.node.data_dir).free_mb()
+    if free_mb < config.node.min_free_mb:
+        raise ConfigError(
+            f"{free_mb:.0f} MB free, below node.min_free_mb = {config.node.min_free_mb}: images are refused"
+        )
+    return f"{free_mb / 1000:.1f} GB free"
+
+
+def _try_database(config: Config) -> str:
+    database = open_database(config.database_url)
+    try:
+        return database.describe()
+    finally:
+        database.close()
+
+
+def _try_listener(config: Config, now: datetime) -> str:
+    """Echo ourselves as the first source would, if the node runs; else only say so."""
+    database = open_database(config.database_url)
+    try:
+        ports = [info.port for info in board.roles(database, now=now) if info.kind == "listen" and info.port]
+    finally:
+        database.close()
+    return f"running on port {ports[0]}" if ports else f"not running; `serve` will listen on port {config.node.port}"
+
+
+def _try_echo(peer: peers.Peer, calling_ae: str) -> str:
+    peers.echo(peer, calling_ae=calling_ae, timeout_s=10.0)
+    return f"{peer.ae_title} answers C-ECHO at {peer.host}:{peer.port}"

@@ -1,0 +1,167 @@
+"""Prediction and Decision -> DICOM objects; and the notice "not analysed, because".
+
+Every object belongs to the received study, says what made it and that it is not for primary diagnosis, carries the
+priority in its series description, and is read back and compared before it is returned. The same arguments give the
+same bytes: clock and UIDs are arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from pydicom.dataset import Dataset
+
+from triage_node.domain import Decision, ObjectKind, Outcome, Prediction, Priority, Producer, ResultObject, Volume
+from triage_node.errors import ReportError
+from triage_node.report.findings import Finding, is_positive, key_slices, reported_findings
+from triage_node.report.instance import Context, plain, read_header
+from triage_node.report.key_image import draw_key_image
+from triage_node.report.notice import build_notice_sr, draw_notice
+from triage_node.report.secondary_capture import build_secondary_capture
+from triage_node.report.seg import build_seg
+from triage_node.report.sr import Evidence, build_sr
+from triage_node.report.stack import source_slices
+from triage_node.report.uids import ResultUids
+
+__all__ = ["ResultUids", "build_notice", "build_results", "series_description"]
+
+NOTICE_DESCRIPTIONS: Final = {
+    Outcome.NOT_ANALYZED: f"AI {Priority.NONE}: not analysed",
+    Outcome.FAILED: f"AI {Priority.NONE}: analysis failed",
+}
+
+
+def build_results(
+    *,
+    volume: Volume,
+    prediction: Prediction,
+    decision: Decision,
+    producer: Producer,
+    uids: ResultUids,
+    created_at: datetime,
+    revision: int,
+    predecessor_sr: tuple[str, str] | None = None,
+) -> tuple[ResultObject, ...]:
+    """All objects of one analysed series: SEG (if anything is segmented), SR (always), key images (if positive).
+
+    `created_at` is aware; `revision` is that of `uids`; `predecessor_sr` is (SOP Class UID, SOP Instance UID) of the
+    SR that this one supersedes. Raises ReportError.
+    """
+    _require_consistent(volume, prediction, decision, uids, created_at, revision)
+    context = Context(
+        source=read_header(volume.paths[0]),
+        producer=producer,
+        bundle=prediction.bundle,
+        uids=uids,
+        created_at=created_at,
+        series_description=series_description(decision),
+    )
+    slices = source_slices(volume, context)
+    findings = reported_findings(prediction, decision)
+    shown = key_slices(prediction, findings)
+    seg = _seg(prediction, findings, slices, context)
+    sr = build_sr(
+        prediction=prediction,
+        decision=decision,
+        findings=findings,
+        evidence=Evidence(slices=slices, key_slices=[slices[index] for index in shown], seg=seg),
+        comments=volume.warnings,
+        predecessor=predecessor_sr,
+        context=context,
+    )
+    key_images = _key_images(volume, prediction, decision, findings, shown if is_positive(decision) else (), context)
+    return (*((seg,) if seg else ()), sr, *key_images)
+
+
+def build_notice(
+    *,
+    source: Path,
+    outcome: Outcome,
+    reason: str,
+    detail: str,
+    producer: Producer,
+    uids: ResultUids,
+    created_at: datetime,
+) -> tuple[ResultObject, ...]:
+    """SR and page that say why a series was not analysed.
+
+    `source` is one received file of the series, `outcome` NOT_ANALYZED or FAILED, `reason` its code, `detail` one
+    plain sentence. Raises ReportError.
+    """
+    if outcome not in NOTICE_DESCRIPTIONS:
+        raise ReportError(f"no notice is made for {outcome}")
+    context = Context(
+        source=read_header(source),
+        producer=producer,
+        bundle=producer.bundle,
+        uids=uids,
+        created_at=created_at,
+        series_description=NOTICE_DESCRIPTIONS[outcome],
+    )
+    page = build_secondary_capture(
+        draw_notice(outcome, reason, detail, producer.node_name),
+        kind=ObjectKind.NOTICE_IMAGE,
+        index=0,
+        sources=[context.source],
+        derivation="Notice: not analysed",
+        context=context,
+    )
+    return (build_notice_sr(outcome, reason, detail, context), page)
+
+
+def series_description(decision: Decision) -> str:
+    """What every study list shows: "AI STAT: ICH suspected"."""
+    return f"AI {decision.priority}: {'ICH suspected' if is_positive(decision) else 'no ICH detected'}"
+
+
+# ---------------------------------------------------------------- steps
+
+
+def _require_consistent(
+    volume: Volume,
+    prediction: Prediction,
+    decision: Decision,
+    uids: ResultUids,
+    created_at: datetime,
+    revision: int,
+) -> None:
+    if created_at.tzinfo is None:
+        raise ReportError("created_at must be aware")
+    if uids.revision != revision:
+        raise ReportError("the UIDs are those of another revision")
+    if decision.priority == Priority.NONE:
+        raise ReportError("an analysed series has a priority")
+    if prediction.mask is not None and prediction.mask.shape != volume.hu.shape:
+        raise ReportError("the mask is not on the slices of the volume")
+
+
+def _seg(
+    prediction: Prediction, findings: Sequence[Finding], slices: Sequence[Dataset], context: Context
+) -> ResultObject | None:
+    if prediction.mask is None or not any(finding.segmented for finding in findings):
+        return None
+    return build_seg(prediction.mask, findings, slices, prediction.bundle, context)
+
+
+def _key_images(
+    volume: Volume,
+    prediction: Prediction,
+    decision: Decision,
+    findings: Sequence[Finding],
+    shown: Sequence[int],
+    context: Context,
+) -> list[ResultObject]:
+    return [
+        build_secondary_capture(
+            draw_key_image(volume=volume, prediction=prediction, decision=decision, findings=findings, index=index),
+            kind=ObjectKind.KEY_IMAGE,
+            index=number,
+            sources=[read_header(volume.paths[index])],
+            derivation=plain(f"Key image in a brain window: {decision.reason}"),
+            context=context,
+        )
+        for number, index in enumerate(shown)
+    ]

@@ -1,0 +1,115 @@
+"""Prediction.mask -> Segmentation object (PS3.3 A.51): BINARY, on the native slices, empty frames left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from highdicom import AlgorithmIdentificationSequence, PixelMeasuresSequence
+from highdicom.color import CIELabColor
+from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
+from pydicom.dataset import Dataset
+
+from triage_node.domain import SUBTYPE_ABBREVIATIONS, BundleRef, ObjectKind, ResultObject, UInt8Array
+from triage_node.errors import ReportError
+from triage_node.report.codes import SUBTYPE_CODES, Concept
+from triage_node.report.findings import Finding, label_value
+from triage_node.report.instance import Context, finish, read_back
+from triage_node.report.palette import COLORS
+
+OPERATING_POINT: Final = "probabilities are calibrated to an operating point of 0.5"
+
+
+def segment_numbers(findings: Sequence[Finding]) -> dict[str, int]:
+    """Segment number of each segmented subtype; numbers are consecutive, as BINARY requires."""
+    return {f.subtype: number for number, f in enumerate((f for f in findings if f.segmented), start=1)}
+
+
+def tracking_id(subtype: str) -> str:
+    """Tracking ID shared by a segment and its measurement group: "ICH-SDH"; "ICH-ANY" for the whole."""
+    return f"ICH-{SUBTYPE_ABBREVIATIONS.get(subtype, subtype.upper())}"
+
+
+def build_seg(
+    mask: UInt8Array, findings: Sequence[Finding], slices: Sequence[Dataset], bundle: BundleRef, context: Context
+) -> ResultObject:
+    """The SEG of the segmented findings, read back and compared voxel by voxel. Raises ReportError.
+
+    `mask` is (slices, rows, columns) uint8 as in Prediction, `slices` from `stack.source_slices`.
+    """
+    numbers = segment_numbers(findings)
+    labels = _numbered(mask, numbers)
+    first = slices[0]
+    segmentation = Segmentation(
+        source_images=list(slices),
+        pixel_array=labels,
+        segmentation_type=SegmentationTypeValues.BINARY,
+        segment_descriptions=[_segment(name, number, bundle, context) for name, number in numbers.items()],
+        series_instance_uid=context.uids.series(ObjectKind.SEG),
+        series_number=1,
+        sop_instance_uid=context.uids.sop(ObjectKind.SEG),
+        instance_number=1,
+        manufacturer=context.producer.manufacturer,
+        manufacturer_model_name=context.producer.model_name,
+        software_versions=context.producer.software_version or "unknown",
+        device_serial_number=context.producer.node_name,
+        content_label="ICH",
+        content_description="Suspected intracranial hemorrhage. Research.",
+        pixel_measures=PixelMeasuresSequence(
+            pixel_spacing=[float(mm) for mm in first.PixelSpacing], slice_thickness=float(first.SliceThickness)
+        ),
+    )
+    _fix_dimension_uid(segmentation, context.uids.dimension_organization())
+    segmentation["PixelData"].VR = "OB"  # highdicom leaves "OB or OW"; 1 bit allocated is OB (PS3.5 8.2)
+    made = finish(segmentation, ObjectKind.SEG, context)
+    _require_same(made, labels, slices)
+    return made
+
+
+def _numbered(mask: UInt8Array, numbers: dict[str, int]) -> UInt8Array:
+    table = np.zeros(256, dtype=np.uint8)
+    for name, number in numbers.items():
+        table[label_value(name)] = number
+    return table[mask]
+
+
+def _segment(name: str, number: int, bundle: BundleRef, context: Context) -> SegmentDescription:
+    coded = SUBTYPE_CODES[name]
+    return SegmentDescription(
+        segment_number=number,
+        segment_label=f"{coded.label} hemorrhage",
+        segmented_property_category=Concept.MORPHOLOGICALLY_ABNORMAL.code,
+        segmented_property_type=Concept.HEMORRHAGE.code,
+        algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=AlgorithmIdentificationSequence(
+            name=bundle.name,
+            family=Concept.ARTIFICIAL_INTELLIGENCE.code,
+            version=bundle.version,
+            source=context.producer.manufacturer,
+            parameters={"weights_sha256": bundle.sha256},
+        ),
+        tracking_uid=context.uids.tracking(name),
+        tracking_id=tracking_id(name),
+        anatomic_regions=[coded.site.code],
+        display_color=CIELabColor.from_rgb(*COLORS[name]),
+    )
+
+
+def _fix_dimension_uid(segmentation: Dataset, uid: str) -> None:
+    """highdicom draws a random one; ours is the same for the same input."""
+    for item in (*segmentation.DimensionOrganizationSequence, *segmentation.DimensionIndexSequence):
+        item.DimensionOrganizationUID = uid
+
+
+def _require_same(made: ResultObject, labels: UInt8Array, slices: Sequence[Dataset]) -> None:
+    read = read_back(made)
+    frames = np.atleast_3d(read.pixel_array) if read.NumberOfFrames > 1 else read.pixel_array[np.newaxis]
+    index_of = {slice_.SOPInstanceUID: index for index, slice_ in enumerate(slices)}
+    found = np.zeros_like(labels)
+    for frame, group in zip(frames, read.PerFrameFunctionalGroupsSequence, strict=True):
+        source_uid = group.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
+        number = group.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+        found[index_of[source_uid]][frame > 0] = number
+    if not np.array_equal(found, labels):
+        raise ReportError("SEG: the mask did not read back the same")

@@ -1,0 +1,81 @@
+"""The deliver role: senders and timers, in one process at a time."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from typing import Final
+
+from triage_node import log
+from triage_node.deliver.dicom import DicomDestination
+from triage_node.pipeline.completing import complete_series
+from triage_node.pipeline.delivering import deliver_next
+from triage_node.pipeline.parts import Parts
+from triage_node.schedule import Timer, Timers
+from triage_node.service.presence import present
+from triage_node.store import board
+
+LEASE_S: Final = 10.0
+COMPLETENESS_S: Final = 0.25
+POLL_S: Final = 0.1
+
+
+def run(parts: Parts, stop: threading.Event) -> None:
+    """Senders and timers, while this process holds the lease."""
+    with present(parts, "deliver", None):
+        token = f"{socket.gethostname()}:{os.getpid()}"
+        while not stop.is_set():
+            if _hold_lease(parts, token):
+                _deliver_while_held(parts, token, stop)
+            else:
+                stop.wait(1.0)
+        board.drop_lease(parts.database, "deliver", token)
+
+
+def _hold_lease(parts: Parts, token: str) -> bool:
+    return board.hold_lease(parts.database, "deliver", token, now=parts.clock(), lease_s=LEASE_S)
+
+
+def _deliver_while_held(parts: Parts, token: str, stop: threading.Event) -> None:
+    """One sender thread per destination, and the completeness timer, until the lease is lost or the role stops."""
+    ended = threading.Event()
+    senders = [
+        threading.Thread(
+            target=_send_until,
+            args=(
+                parts,
+                DicomDestination(
+                    destination,
+                    calling_ae=parts.config.node.ae_title,
+                    timeout_s=parts.config.delivery.timeout_s,
+                ),
+                ended,
+            ),
+            name=f"sender-{destination.name}",
+            daemon=True,
+        )
+        for destination in parts.config.destinations
+    ]
+    timers = Timers([Timer(name="complete", every_s=COMPLETENESS_S, job=lambda: complete_series(parts))])
+    timers.start()
+    for sender in senders:
+        sender.start()
+    while not stop.wait(LEASE_S / 4) and _hold_lease(parts, token):
+        pass
+    ended.set()
+    timers.stop()
+    for sender in senders:
+        sender.join(timeout=parts.config.delivery.timeout_s)
+
+
+def _send_until(parts: Parts, destination: DicomDestination, ended: threading.Event) -> None:
+    while not ended.is_set():
+        try:
+            sent = deliver_next(parts, destination)
+        except Exception as error:  # noqa: BLE001 - process boundary: a sender must go on; leases give rows back
+            log.event("sender failed, will go on", destination=destination.name, error=type(error).__name__)
+            sent = 0
+            ended.wait(1.0)
+        if not sent:
+            ended.wait(POLL_S)

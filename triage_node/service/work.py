@@ -1,0 +1,27 @@
+"""The work role: one series after the other, inference in a child."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import closing
+from typing import Final
+
+from triage_node.infer.bundle import find_bundle
+from triage_node.infer.process import InferenceProcess
+from triage_node.pipeline.analyzing import analyze_next
+from triage_node.pipeline.parts import Parts
+from triage_node.service.presence import present
+
+POLL_S: Final = 0.1
+
+
+def run(parts: Parts, stop: threading.Event) -> None:
+    """Analyse until `stop` is set."""
+    model = parts.config.model
+    predictor = InferenceProcess(find_bundle(model.bundle), timeout_s=model.timeout_s, device=model.device)
+    with closing(predictor):
+        predictor.start()  # so that the first series does not wait for the weights
+        with present(parts, "work", None):
+            while not stop.is_set():
+                if not analyze_next(parts, predictor):
+                    stop.wait(POLL_S)

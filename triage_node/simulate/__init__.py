@@ -1,0 +1,7 @@
+"""A procedural head CT with truth, and its DICOM series: for tests, the demonstration and training. No patient in it."""
+
+from triage_node.simulate.geometry import SliceGeometry, axial_geometry
+from triage_node.simulate.head import SimulatedHead, simulate_head
+from triage_node.simulate.series import write_case, write_series
+
+__all__ = ["SimulatedHead", "SliceGeometry", "axial_geometry", "simulate_head", "write_case", "write_series"]

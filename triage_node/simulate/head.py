@@ -1,0 +1,358 @@
+"""A procedural head CT with its truth: one set of implicit functions gives both the HU and the labels.
+
+Nothing is resampled: every slice evaluates the same functions of physical points, so one head can be taken in any
+geometry, tilted or unevenly spaced, and stays the same head.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final, TypeVar
+
+import numpy as np
+
+from triage_node.domain import SUBTYPES, Float32Array, Float64Array, Int16Array, UInt8Array
+from triage_node.simulate import lesions as blood
+from triage_node.simulate.acquisition import Scanner, acquire
+from triage_node.simulate.brain import Brain, BrainFields, brain_fields
+from triage_node.simulate.fields import Points, mix, share
+from triage_node.simulate.geometry import Lattice, Refiner, SliceGeometry, slice_lattice
+from triage_node.simulate.lesions import Lesion
+from triage_node.simulate.skull import Skull, SkullFields, canonical_points, cavity, skull_fields
+
+_COARSE_MM: Final = 2.0
+"""Smooth fields are evaluated this far apart and refined; everything with an edge is drawn at the pixels."""
+_DURA_MM: Final = 0.7
+_CORTEX_MM: Final = 3.0
+_LEAST_SHARE: Final = 0.2
+"""A pixel with less blood than this over the slice thickness is never labelled."""
+_VOLUME_STEP_MM: Final = 2.0
+_BODY_STEP_MM: Final = 1.0
+_HEAD_BOX_MM: Final = ((-85.0, 85.0), (-100.0, 105.0), (-80.0, 95.0))
+
+FieldsT = TypeVar("FieldsT", SkullFields, BrainFields)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulatedHead:
+    """A head CT and the truth about it."""
+
+    hu: Int16Array
+    """(slices, rows, columns) int16, HU."""
+    truth: UInt8Array
+    """(slices, rows, columns) uint8: 0, or 1 + index in SUBTYPES."""
+    geometry: SliceGeometry
+    subtypes: tuple[str, ...]
+    volumes_ml: Mapping[str, float]
+    """Physical volume by subtype, from the implicit functions in 3-D: independent of the slices."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Head:
+    """One head lying in the scanner: everything about it, and nothing of the slices."""
+
+    rotation: Float64Array
+    centre_mm: Float64Array
+    skull: Skull
+    brain: Brain
+    lesions: Mapping[str, Lesion]
+
+
+def simulate_head(
+    *,
+    seed: int,
+    subtypes: Sequence[str] = (),
+    geometry: SliceGeometry,
+    noise_hu: float | None = None,
+    lesion_volume_ml: float | None = None,
+    measure_volumes: bool = True,
+) -> SimulatedHead:
+    """Render head `seed` with the hemorrhages `subtypes` in `geometry`. The same arguments give the same pixels.
+
+    `lesion_volume_ml` brings the first of `subtypes` that is intraparenchymal, subdural or epidural to that volume.
+    Without `measure_volumes`, `volumes_ml` is empty and a head of few slices is made faster.
+    """
+    head = _random_head(seed, subtypes)
+    if lesion_volume_ml is not None:
+        head = _with_volume(head, lesion_volume_ml)
+    scanner = Scanner.random(_stream(seed, "scanner"), noise_hu=noise_hu)
+    noise = _stream(seed, "noise")
+    slices = [_render_slice(head, scanner, geometry, index, noise) for index in range(len(geometry.positions_mm))]
+    return SimulatedHead(
+        hu=np.stack([hu for hu, _ in slices]),
+        truth=np.stack([truth for _, truth in slices]),
+        geometry=geometry,
+        subtypes=tuple(head.lesions),
+        volumes_ml=_volumes_ml(head) if measure_volumes else {},
+    )
+
+
+def _stream(seed: int, purpose: str) -> np.random.Generator:
+    """Random numbers for one purpose: anatomy does not change when a lesion is added."""
+    return np.random.default_rng([seed, *purpose.encode()])
+
+
+def _random_head(seed: int, subtypes: Sequence[str]) -> _Head:
+    rng = _stream(seed, "pose")
+    pitch, yaw, roll = (math.radians(rng.normal(0, sd)) for sd in (7, 4, 5))
+    return _Head(
+        rotation=_turn(0, pitch) @ _turn(1, yaw) @ _turn(2, roll),
+        centre_mm=rng.normal(0, (4, 5, 3)),
+        skull=Skull.random(_stream(seed, "skull")),
+        brain=Brain.random(_stream(seed, "brain")),
+        lesions={s: blood.random_lesion(s, _stream(seed, s)) for s in SUBTYPES if s in set(_known(subtypes))},
+    )
+
+
+def _known(subtypes: Sequence[str]) -> Sequence[str]:
+    for subtype in subtypes:
+        if subtype not in SUBTYPES:
+            raise ValueError(f"no such subtype: {subtype}; one of {', '.join(SUBTYPES)}")
+    return subtypes
+
+
+def _turn(axis: int, angle: float) -> Float64Array:
+    a, b = [k for k in range(3) if k != axis]
+    matrix = np.eye(3)
+    matrix[a, a] = matrix[b, b] = math.cos(angle)
+    matrix[a, b], matrix[b, a] = -math.sin(angle), math.sin(angle)
+    return matrix
+
+
+# ---------------------------------------------------------------- one slice
+
+
+def _render_slice(
+    head: _Head, scanner: Scanner, geometry: SliceGeometry, index: int, noise: np.random.Generator
+) -> tuple[Int16Array, UInt8Array]:
+    middle = slice_lattice(geometry, index)
+    refiner = Refiner.for_lattice(middle, coarse_mm=_COARSE_MM)
+    planes = [
+        _render_plane(head, refiner, slice_lattice(geometry, index, above_mm=above).moved(head.rotation, head.centre_mm))
+        for above in _plane_offsets_mm(geometry.thickness_mm)
+    ]
+    count = np.float32(len(planes))
+    hu = sum((plane.hu for plane in planes[1:]), planes[0].hu) / count
+    shares = {s: sum((p.shares[s] for p in planes[1:]), planes[0].shares[s]) / count for s in head.lesions}
+    hu = acquire(hu, planes[len(planes) // 2].depth, middle, scanner, noise)
+    return np.clip(np.rint(hu), -1024, 3071).astype(np.int16), _labels(shares, hu.shape)
+
+
+def _plane_offsets_mm(thickness_mm: float) -> Float64Array:
+    """Midpoints of equal parts of the slice thickness: one to three."""
+    count = 1 if thickness_mm < 1.6 else 2 if thickness_mm < 3.2 else 3
+    return np.asarray(((np.arange(count) + 0.5) / count - 0.5) * thickness_mm)
+
+
+def _labels(shares: Mapping[str, Float32Array], shape: tuple[int, ...]) -> UInt8Array:
+    """As many pixels as the slice holds blood for, the fullest first: an area without bias on thick slices."""
+    truth = np.zeros(shape, np.uint8)
+    best = np.full(shape, np.float32(_LEAST_SHARE))
+    for subtype, amount in shares.items():
+        wanted = round(float(amount.sum()))
+        candidates = amount > best
+        wanted = min(wanted, int(candidates.sum()))
+        if wanted:
+            least = np.partition(amount[candidates], -wanted)[-wanted]
+            chosen = candidates & (amount >= least)
+            truth[chosen] = 1 + SUBTYPES.index(subtype)
+            best[chosen] = amount[chosen]
+    return truth
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plane:
+    hu: Float32Array
+    depth: Float32Array
+    shares: Mapping[str, Float32Array]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scene:
+    """All fields of one plane, at its pixels."""
+
+    skull: SkullFields
+    brain: BrainFields
+    lesion_fields: Mapping[str, Float32Array]
+    depth: Float32Array
+    """Below the inner table, mm."""
+    brain_depth: Float32Array
+    """Below the surface of the brain, mm."""
+    fluid: Float32Array
+    """Distance to cerebrospinal fluid outside the ventricles."""
+    subarachnoid: Float32Array
+    """Distance to the spaces that subarachnoid blood fills: it opens the larger ones, and spares the fine folia."""
+
+
+def _render_plane(head: _Head, refiner: Refiner, lattice: Lattice) -> _Plane:
+    coarse = refiner.coarse(lattice)
+    p = canonical_points(head.skull, coarse)
+    skull = skull_fields(head.skull, coarse, p)
+    lesion_fields = {s: blood.lesion_field(one, coarse, p, skull.cavity) for s, one in head.lesions.items()}
+    brain = brain_fields(head.brain, coarse, p, blood.pushed(head.lesions, p, skull.cavity, lesion_fields))
+    scene = _scene(
+        head,
+        _refined(skull, refiner),
+        _refined(brain, refiner),
+        {s: refiner.refine(f) for s, f in lesion_fields.items()},
+    )
+    shares = _shares(head, scene, edge_mm=0.8)
+    outside = _draw_outside(head.skull, scene.skull)
+    inside = _draw_inside(head, scene, shares, lattice)
+    return _Plane(hu=mix(outside, inside, share(scene.skull.cavity, edge_mm=0.9)), depth=scene.depth, shares=shares)
+
+
+def _refined(coarse: FieldsT, refiner: Refiner) -> FieldsT:
+    values: dict[str, Any] = {f.name: refiner.refine(getattr(coarse, f.name)) for f in fields(coarse)}
+    return replace(coarse, **values)
+
+
+def _scene(head: _Head, skull: SkullFields, brain: BrainFields, lesion_fields: Mapping[str, Float32Array]) -> _Scene:
+    depth = -skull.cavity
+    brain_depth = depth - np.float32(_DURA_MM) - brain.gap
+    for subtype in (blood.SUBDURAL, blood.EPIDURAL):
+        if subtype in lesion_fields and head.lesions[subtype].kind != "falx":
+            brain_depth = brain_depth - np.maximum(lesion_fields[subtype], 0)
+    sulcus = np.maximum(np.abs(brain.fold) - np.float32(head.brain.sulcus_mm), brain_depth - brain.fold_depth)
+    fissure = np.maximum(np.abs(brain.midline) - np.float32(0.9 + max(0, 0.5 * head.brain.sulcus_mm)), brain.falx)
+    fluid = np.minimum(np.minimum(brain_depth, sulcus), np.minimum(brain.cistern, fissure))
+    filled = np.maximum(np.abs(brain.fold) - np.float32(max(0.9, head.brain.sulcus_mm)), brain_depth - brain.fold_depth)
+    filled = np.maximum(filled, np.float32(24) - 2 * brain.fold_depth)
+    subarachnoid = np.minimum(np.minimum(brain.cistern - 0.8, fissure - 0.4), np.minimum(filled, brain_depth + 0.8))
+    return _Scene(
+        skull=skull,
+        brain=brain,
+        lesion_fields=lesion_fields,
+        depth=depth,
+        brain_depth=brain_depth,
+        fluid=fluid,
+        subarachnoid=subarachnoid,
+    )
+
+
+def _shares(head: _Head, scene: _Scene, *, edge_mm: float) -> dict[str, Float32Array]:
+    """How much of each point is blood of each subtype, 0..1; what one subtype holds, the next cannot."""
+    shares: dict[str, Float32Array] = {}
+    free = share(_DURA_MM * 0.4 - scene.depth, edge_mm=edge_mm)
+    for subtype in _DRAWING_ORDER:
+        if subtype in head.lesions:
+            distance = blood.blood_distance(
+                head.lesions[subtype],
+                scene.lesion_fields[subtype],
+                depth=scene.depth,
+                ventricle=scene.brain.ventricle,
+                fluid=scene.subarachnoid,
+                midline=scene.brain.midline,
+                falx=scene.brain.falx,
+            )
+            shares[subtype] = share(distance, edge_mm=edge_mm) * free
+            free = free - shares[subtype]
+    return {s: shares[s] for s in head.lesions}
+
+
+_DRAWING_ORDER: Final = (
+    blood.EPIDURAL,
+    blood.SUBDURAL,
+    blood.INTRAPARENCHYMAL,
+    blood.INTRAVENTRICULAR,
+    blood.SUBARACHNOID,
+)
+
+
+def _draw_outside(skull: Skull, f: SkullFields) -> Float32Array:
+    """Air, skin, fat, muscle, bone, sinuses."""
+    scalp = mix(f.soft_hu, np.float32(35), share(-f.head - np.float32(1.8), edge_mm=1.5))
+    hu = mix(np.full_like(scalp, -1000), scalp, share(f.head))
+    across = np.abs(f.cavity / f.thickness - np.float32(0.5)) * 2
+    vault_hu = skull.diploe_hu + (skull.table_hu - skull.diploe_hu) * np.clip((across - 0.3) / 0.4, 0, 1)
+    vault_hu = mix(vault_hu, np.float32(250), share(f.suture, edge_mm=0.8))
+    hu = mix(hu, np.float32(skull.table_hu * 0.75), share(f.base))
+    hu = mix(hu, vault_hu, share(np.maximum(f.cavity - f.thickness, -f.cavity - 1)))
+    return mix(hu, np.float32(-980), share(np.maximum(f.air, f.head + 1.5)))
+
+
+def _draw_inside(
+    head: _Head, scene: _Scene, shares: Mapping[str, Float32Array], lattice: Lattice
+) -> Float32Array:
+    """White and grey matter, fluid, membranes, vessels, blood; and the tail of the bone over all of them."""
+    b, f = head.brain, scene.brain
+    ribbon = np.minimum(np.maximum(np.abs(f.fold) - b.sulcus_mm, scene.brain_depth - f.fold_depth), scene.brain_depth)
+    cortex = share(np.minimum(ribbon, np.maximum(f.cistern, 0)) - np.float32(_CORTEX_MM), edge_mm=2) * f.cortex
+    hu = b.white_hu + b.grey_over_white_hu * cortex + f.tissue_hu
+    for subtype, lesion in head.lesions.items():
+        if lesion.edema_mm:
+            hu = hu + blood.edema(lesion, scene.lesion_fields[subtype])
+    hu = mix(hu, b.csf_hu, np.maximum(share(scene.fluid), share(f.ventricle)))
+    hu = mix(hu, b.vessel_hu, share(f.vessel))
+    for subtype, amount in shares.items():
+        hu = mix(hu, blood.blood_hu(head.lesions[subtype], lattice), amount)
+    sheets = np.minimum(np.maximum(np.abs(f.midline) - 0.5, f.falx), np.abs(f.tentorium) - 0.5)
+    hu = mix(hu, b.dura_hu, share(sheets, edge_mm=0.8))
+    hu = mix(hu, b.dura_hu, share(scene.depth - np.float32(_DURA_MM), edge_mm=0.8))
+    hu = mix(hu, b.sinus_hu, share(f.sinus))
+    hu = mix(hu, f.calcification_hu, share(f.calcification))
+    return hu + f.lift_hu * np.exp(-np.maximum(scene.depth, 0) / np.float32(b.lift_tau_mm))
+
+
+# ---------------------------------------------------------------- volumes
+
+
+def _volumes_ml(head: _Head) -> dict[str, float]:
+    """Physical volume by subtype, by supersampling the implicit functions."""
+    return {subtype: _volume_ml(head, subtype) for subtype in head.lesions}
+
+
+def _volume_ml(head: _Head, subtype: str) -> float:
+    box, step_mm = _lesion_box(head, head.lesions[subtype])
+    total = 0.0
+    for lattice in _planes_through(box, step_mm):
+        total += float(_lattice_shares(head, lattice, edge_mm=step_mm)[subtype].sum())
+    return total * step_mm**3 / 1000
+
+
+def _lesion_box(head: _Head, lesion: Lesion) -> tuple[Sequence[tuple[float, float]], float]:
+    """Where the lesion lies, head frame, mm, and how finely to look."""
+    if lesion.subtype != blood.INTRAPARENCHYMAL:
+        return _HEAD_BOX_MM, _VOLUME_STEP_MM
+    reach = [1.6 * lesion.size_mm * s * scale + 6 for s, scale in zip(lesion.stretch, head.skull.scale, strict=True)]
+    centre = [c * scale for c, scale in zip(lesion.site, head.skull.scale, strict=True)]
+    return [(c - r, c + r) for c, r in zip(centre, reach, strict=True)], _BODY_STEP_MM
+
+
+def _planes_through(box: Sequence[tuple[float, float]], step_mm: float) -> list[Lattice]:
+    (x0, x1), (y0, y1), (z0, z1) = box
+    return [
+        Lattice(
+            origin_mm=np.array([x0, y0, z]),
+            row_step_mm=np.array([0.0, step_mm, 0.0]),
+            column_step_mm=np.array([step_mm, 0.0, 0.0]),
+            rows=int((y1 - y0) / step_mm) + 1,
+            columns=int((x1 - x0) / step_mm) + 1,
+        )
+        for z in np.arange(z0, z1, step_mm)
+    ]
+
+
+def _lattice_shares(head: _Head, lattice: Lattice, *, edge_mm: float) -> dict[str, Float32Array]:
+    p: Points = canonical_points(head.skull, lattice)
+    skull = skull_fields(head.skull, lattice, p)
+    lesion_fields = {s: blood.lesion_field(one, lattice, p, skull.cavity) for s, one in head.lesions.items()}
+    brain = brain_fields(head.brain, lattice, p, blood.pushed(head.lesions, p, skull.cavity, lesion_fields))
+    return _shares(head, _scene(head, skull, brain, lesion_fields), edge_mm=edge_mm)
+
+
+def _with_volume(head: _Head, volume_ml: float) -> _Head:
+    """The head with its first scalable lesion brought to `volume_ml`."""
+    subtype = next((s for s in blood.SCALABLE if s in head.lesions), None)
+    if subtype is None:
+        raise ValueError(f"lesion_volume_ml needs one of {', '.join(blood.SCALABLE)}")
+    power = 3 if subtype == blood.INTRAPARENCHYMAL else 1
+    for _ in range(12):
+        found_ml = _volume_ml(head, subtype)
+        if abs(found_ml / volume_ml - 1) < 0.003:
+            break
+        factor = float(np.clip((volume_ml / max(found_ml, 1e-3)) ** (1 / power), 0.3, 3))
+        head = replace(head, lesions={**head.lesions, subtype: blood.resized(head.lesions[subtype], factor)})
+    return head

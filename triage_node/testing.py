@@ -1,0 +1,181 @@
+"""Shipped fakes that are real: a small PACS on real sockets for the demo and the tests, and a way to die at a step."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Final, cast
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pynetdicom import AE, _config, evt
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.presentation import AllStoragePresentationContexts, VerificationPresentationContexts
+from pynetdicom.transport import ThreadedAssociationServer
+
+# What a PACS usually takes; a fake must refuse what the real ones refuse.
+_TRANSFER_SYNTAXES: Final = (
+    "1.2.840.10008.1.2.1",  # Explicit VR Little Endian
+    "1.2.840.10008.1.2",  # Implicit VR Little Endian
+    "1.2.840.10008.1.2.4.70",  # JPEG Lossless
+    "1.2.840.10008.1.2.4.80",  # JPEG-LS Lossless
+    "1.2.840.10008.1.2.4.90",  # JPEG 2000 Lossless
+    "1.2.840.10008.1.2.5",  # RLE Lossless
+)
+
+Step = Callable[[str], None]
+"""Called with the name of a step as it is reached; a kill test passes `killer`."""
+
+
+def no_step(_name: str) -> None:
+    """The Step of every ordinary run."""
+
+
+def killer(step_name: str) -> Step:
+    """A Step that ends this process as kill -9 does, at the step of that name."""
+
+    def step(name: str) -> None:
+        if name == step_name:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return step
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredObject:
+    """One object that a DemoPacs holds."""
+
+    sop_class_uid: str
+    sop_uid: str
+    study_uid: str
+    series_uid: str
+    modality: str
+    series_description: str
+    path: Path
+    received_at: datetime
+
+
+class DemoPacs:
+    """A storage and verification SCP that keeps what it gets in `folder`. A context manager."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        ae_title: str = "PACS",
+        host: str = "127.0.0.1",
+        port: int = 0,
+        statuses: Sequence[int] = (),
+        accept_classes: Collection[str] | None = None,
+        accept_syntaxes: Sequence[str] = _TRANSFER_SYNTAXES,
+        delay_s: float = 0.0,
+    ) -> None:
+        """For tests: the first stores are answered with `statuses` (and kept only where that is no failure), SOP
+        classes and transfer syntaxes beyond `accept_classes` and `accept_syntaxes` are refused, each store takes
+        `delay_s`. `port` is the bound port once it has started."""
+        self.ae_title = ae_title
+        self.port = port
+        self._host = host
+        self._folder = folder
+        self._statuses = list(statuses)
+        self._accept_classes = accept_classes
+        self._accept_syntaxes = list(accept_syntaxes)
+        self._delay_s = delay_s
+        self._objects: dict[str, StoredObject] = {}
+        self._changed = threading.Condition()
+        self._server: ThreadedAssociationServer | None = None
+        self._ae: AE | None = None
+
+    def start(self) -> int:
+        """Bind and serve; returns the bound port."""
+        logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
+        _config.LOG_HANDLER_LEVEL = "none"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._ae = self._application_entity()
+        self._server = self._ae.start_server(
+            (self._host, self.port), block=False, evt_handlers=[(evt.EVT_C_STORE, self._on_store)]
+        )
+        self.port = int(cast(ThreadedAssociationServer, self._server).server_address[1])
+        return self.port
+
+    def stop(self) -> None:
+        """Abort what is going on and stop."""
+        if self._ae:
+            self._ae.shutdown()
+            self._ae = self._server = None
+
+    def __enter__(self) -> DemoPacs:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def objects(self) -> list[StoredObject]:
+        """What it holds, in the order of arrival. An object that came twice counts once, as it came last."""
+        with self._changed:
+            return list(self._objects.values())
+
+    def wait_for(self, predicate: Callable[[list[StoredObject]], bool], timeout_s: float) -> list[StoredObject]:
+        """What it holds as soon as `predicate` is true of it. Raises TimeoutError."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: predicate(list(self._objects.values())), timeout_s):
+                raise TimeoutError(f"after {timeout_s:g} s the PACS holds {len(self._objects)} objects")
+            return list(self._objects.values())
+
+    def _application_entity(self) -> AE:
+        ae = AE(ae_title=self.ae_title)
+        ae.require_called_aet = True
+        ae.maximum_pdu_size = 131072
+        ae.add_supported_context(str(VerificationPresentationContexts[0].abstract_syntax))
+        for context in AllStoragePresentationContexts:
+            sop_class = str(context.abstract_syntax)
+            if self._accept_classes is None or sop_class in self._accept_classes:
+                ae.add_supported_context(sop_class, self._accept_syntaxes)
+        return ae
+
+    def _on_store(self, event: evt.Event) -> int:
+        if self._delay_s:
+            time.sleep(self._delay_s)
+        with self._changed:
+            status = self._statuses.pop(0) if self._statuses else 0x0000
+        if status == 0x0000 or status >> 12 == 0xB:
+            self._keep(event)
+        return status
+
+    def _keep(self, event: evt.Event) -> None:
+        sop_uid = str(cast(C_STORE, event.request).AffectedSOPInstanceUID)
+        path = self._folder / f"{hashlib.sha256(sop_uid.encode()).hexdigest()}.dcm"
+        path.write_bytes(event.encoded_dataset())
+        stored = _stored_object(dcmread(path, stop_before_pixels=True), path)
+        with self._changed:
+            self._objects.pop(sop_uid, None)
+            self._objects[sop_uid] = stored
+            self._changed.notify_all()
+
+
+def _stored_object(dataset: Dataset, path: Path) -> StoredObject:
+    def text(keyword: str) -> str:
+        return str(dataset.get(keyword, "") or "")
+
+    return StoredObject(
+        sop_class_uid=text("SOPClassUID"),
+        sop_uid=text("SOPInstanceUID"),
+        study_uid=text("StudyInstanceUID"),
+        series_uid=text("SeriesInstanceUID"),
+        modality=text("Modality"),
+        series_description=text("SeriesDescription"),
+        path=path,
+        received_at=datetime.now(UTC),
+    )
