@@ -41,10 +41,21 @@ def write_ct(
     transfer_syntax: str = ExplicitVRLittleEndian,
     elements: Mapping[str, Any] | None = None,
     leave_out: tuple[str, ...] = (),
+    regular: bool = False,
 ) -> list[Path]:
-    """A tilted, unevenly spaced CT series; `elements` are set last, `leave_out` removed."""
+    """A CT series, tilted and unevenly spaced unless `regular`; `elements` are set last, `leave_out` removed."""
     folder.mkdir(parents=True, exist_ok=True)
-    return [_write_slice(folder, k, transfer_syntax, elements or {}, leave_out) for k in range(slices)]
+    return [
+        _write_slice(folder, k, transfer_syntax, _plane(k, regular) | (elements or {}), leave_out)
+        for k in range(slices)
+    ]
+
+
+def _plane(k: int, regular: bool) -> dict[str, Any]:
+    if regular:
+        return {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "ImagePositionPatient": [-112, -112, 5 * k]}
+    position = [-112, -112 + k, 5.0 * k + (2.5 if k > 3 else 0)]
+    return {"ImageOrientationPatient": [1, 0, 0, 0, 0.96, -0.28], "ImagePositionPatient": position}
 
 
 def _write_slice(
@@ -63,8 +74,6 @@ def _write_slice(
     image.StudyDescription, image.Manufacturer = "HEAD CT", "Scanner Works"
     image.SeriesNumber, image.InstanceNumber, image.AcquisitionNumber = 2, k + 1, 1
     image.KVP, image.SliceThickness = 120, 5
-    image.ImageOrientationPatient = [1, 0, 0, 0, 0.96, -0.28]
-    image.ImagePositionPatient = [-112, -112 + k, 5.0 * k + (2.5 if k > 3 else 0)]
     image.PixelSpacing = list(SPACING_MM)
     image.Rows = image.Columns = SIZE
     image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"

@@ -32,7 +32,7 @@ def event(name: str, /, *, stream: TextIO | None = None, **fields: Value) -> Non
 
 
 def quiet_libraries() -> None:
-    """Silence what pydicom, pynetdicom and highdicom say of data sets: their messages and warnings quote values."""
-    for name in ("pydicom", "pynetdicom", "highdicom"):
+    """Silence libraries: what they say of data sets quotes values, and a timer that is late is no event."""
+    for name in ("pydicom", "pynetdicom", "highdicom", "apscheduler"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     warnings.simplefilter("ignore")

@@ -31,6 +31,7 @@ _TRANSFER_SYNTAXES: Final = (
     "1.2.840.10008.1.2.4.90",  # JPEG 2000 Lossless
     "1.2.840.10008.1.2.5",  # RLE Lossless
 )
+_POLL_S: Final = 0.05
 
 Step = Callable[[str], None]
 """Called with the name of a step as it is reached; a kill test passes `killer`."""
@@ -101,10 +102,14 @@ class DemoPacs:
         _config.LOG_HANDLER_LEVEL = "none"
         self._folder.mkdir(parents=True, exist_ok=True)
         self._ae = self._application_entity()
-        self._server = self._ae.start_server(
-            (self._host, self.port), block=False, evt_handlers=[(evt.EVT_C_STORE, self._on_store)]
+        self._server = self._ae.make_server(
+            (self._host, self.port),
+            evt_handlers=[(evt.EVT_C_STORE, self._on_store)],
+            server_class=ThreadedAssociationServer,
         )
-        self.port = int(cast(ThreadedAssociationServer, self._server).server_address[1])
+        self._ae._servers.append(self._server)  # as start_server does, which polls too slowly for tests
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": _POLL_S}).start()
+        self.port = int(self._server.server_address[1])
         return self.port
 
     def stop(self) -> None:

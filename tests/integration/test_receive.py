@@ -9,6 +9,7 @@ import ssl
 import struct
 import subprocess
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -288,6 +289,24 @@ def test_a_failed_object_gets_its_status_and_the_association_lives_on(
     assert log.count("object refused") == 3
     assert "DOE" not in log
     assert not any(result.outgoing.sop_uid in log for result in results)
+
+
+def test_a_malformed_uid_is_kept_and_quoted_nowhere(
+    start: Callable[..., Node_], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        node = start()
+        association = node.associate()
+        dataset = dcmread(write_ct(tmp_path / "ct.dcm").path)
+        dataset.SOPInstanceUID = "DOE^JANE"
+        assert association.send_c_store(dataset).Status == 0x0000
+        association.release()
+        node.released.get(timeout=WAIT_S)
+    received, _ = node.received[0]
+    assert received.sop_uid == "DOE^JANE"
+    assert b"DOE^JANE" in received.header
+    assert "DOE" not in capsys.readouterr().err + "".join(str(warning.message) for warning in caught)
 
 
 def drop(association: Association) -> None:

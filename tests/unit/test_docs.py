@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,14 @@ def test_every_module_is_on_the_map_and_nothing_else() -> None:
         re.findall(r"`triage_node/([a-z_]+/)`", table)
     )
     assert listed == modules()
+
+
+def test_the_wheel_holds_every_package() -> None:
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    folders = {path.parent for path in (ROOT / "triage_node").rglob("*.py") if "__pycache__" not in path.parts}
+    packages = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
+    bundles = {f"triage_node_models.{path.parent.name}" for path in (ROOT / "models").glob("*/bundle.toml")}
+    assert listed == packages | bundles | {"triage_node_models"}
 
 
 def commands_in(text: str) -> list[str]:

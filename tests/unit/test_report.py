@@ -178,6 +178,16 @@ def test_a_name_in_another_character_set_than_declared_keeps_its_bytes(tmp_path:
     assert all(parsed(made).get_item("PatientName").value == b"\xc4^\xd6 " for made in notice(paths[0]))
 
 
+def test_an_unknown_character_set_is_copied_without_a_warning(tmp_path: Path) -> None:
+    paths = cases.write_ct(tmp_path, elements={"SpecificCharacterSet": "ISO_IR 100"})
+    volume = cases.volume_of(paths)
+    for path in paths:
+        path.write_bytes(path.read_bytes().replace(b"CS\x0a\x00ISO_IR 100", b"CS\x0a\x00ISO_IR 999"))
+    for made in (*cases.results_of(volume, cases.prediction_of(volume, cases.mask_of(volume))), *notice(paths[0])):
+        assert b"CS\x0a\x00ISO_IR 999" in made.data
+        assert b"Doe^Jane" in made.data
+
+
 def test_results_belong_to_the_received_study(volume: Volume, positive: Prediction) -> None:
     source = dcmread(volume.paths[0])
     for made in (*cases.results_of(volume, positive), *notice(volume.paths[0])):
@@ -230,6 +240,15 @@ def test_the_segmentation_holds_exactly_the_mask_on_the_native_slices(volume: Vo
     assert np.array_equal(found, positive.mask)
     assert seg.NumberOfFrames == 4  # empty frames are left out
     assert seg.FrameOfReferenceUID == "1.2.3.4.9"
+
+
+def test_a_single_voxel_of_a_single_subtype_is_written(volume: Volume, positive: Prediction) -> None:
+    """What is the same for all frames moves to the shared functional groups; with one frame, that is much."""
+    mask = np.zeros(volume.hu.shape, np.uint8)
+    mask[2, 30, 31] = 1
+    seg = of_kind(cases.results_of(volume, replace(positive, mask=mask)), ObjectKind.SEG)
+    assert seg.NumberOfFrames == 1
+    assert np.argwhere(seg.pixel_array).tolist() == [[30, 31]]
 
 
 def test_only_subtypes_that_are_there_become_segments(volume: Volume, positive: Prediction) -> None:

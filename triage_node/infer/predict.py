@@ -13,6 +13,7 @@ Decisions, each in one helper:
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Final
@@ -38,6 +39,18 @@ _CPU_INFO: Final = Path("/proc/cpuinfo")
 _BF16_FLAGS: Final = frozenset({"avx512_bf16", "amx_bf16"})
 
 
+@dataclass(frozen=True, kw_only=True)
+class Examined:
+    """What the network says of one volume, on its own grid."""
+
+    placement: Placement
+    pixel_probabilities: Float32Array
+    """(slices, 6, size, size) float32: background and SUBTYPES."""
+    logits: Float32Array
+    """(slices, 6) float32: CLASSES, not calibrated."""
+    timings_s: dict[str, float]
+
+
 class Predictor:
     """One bundle, loaded on one device and ready."""
 
@@ -50,17 +63,12 @@ class Predictor:
 
     def predict(self, volume: Volume) -> Prediction:
         """Analyse one volume. Deterministic on one machine. Identity (UIDs, paths, header) is not looked at."""
+        raw = self.examine(volume)
         started = perf_counter()
-        placement = place_grid(volume, self.bundle.grid)
-        pixels = windowed(to_grid(volume.hu, placement), self.bundle.windows_hu)
-        prepared = perf_counter()
-        pixel_probabilities, logits = self._run(pixels)
-        inferred = perf_counter()
-        slices = calibrated(logits, self.bundle)
+        slices = calibrated(raw.logits, self.bundle)
         series = series_probabilities(slices)
-        mask = native_mask(pixel_probabilities, placement, volume, series, self.bundle)
+        mask = native_mask(raw.pixel_probabilities, raw.placement, volume, series, self.bundle)
         volumes = volumes_ml(mask, volume)
-        finished = perf_counter()
         return Prediction(
             mask=mask if self.bundle.outputs_mask else None,
             slice_probabilities=slices,
@@ -69,7 +77,21 @@ class Predictor:
                 name: self._if_output(name, volumes[name]) if self.bundle.outputs_mask else None for name in CLASSES
             },
             bundle=self.bundle.ref,
-            timings_s={"prepare": prepared - started, "network": inferred - prepared, "mask": finished - inferred},
+            timings_s={**raw.timings_s, "mask": perf_counter() - started},
+        )
+
+    def examine(self, volume: Volume) -> Examined:
+        """What the network says, before calibration and thresholds."""
+        started = perf_counter()
+        placement = place_grid(volume, self.bundle.grid)
+        pixels = windowed(to_grid(volume.hu, placement), self.bundle.windows_hu)
+        prepared = perf_counter()
+        pixel_probabilities, logits = self._run(pixels)
+        return Examined(
+            placement=placement,
+            pixel_probabilities=pixel_probabilities,
+            logits=logits,
+            timings_s={"prepare": prepared - started, "network": perf_counter() - prepared},
         )
 
     def _run(self, pixels: Float32Array) -> tuple[Float32Array, Float32Array]:

@@ -81,17 +81,17 @@ def draw_head(seed: int) -> tuple[SimulatedHead, Volume]:
     rng = np.random.default_rng(seed)
     geometry = draw_geometry(rng)
     head = simulate_head(seed=seed, subtypes=draw_subtypes(rng), geometry=geometry, measure_volumes=False)
-    return head, as_volume(head, geometry)
+    return head, as_volume(head.hu, geometry)
 
 
-def as_volume(head: SimulatedHead, geometry: SliceGeometry) -> Volume:
-    """The slices of a simulated head as the stages see them."""
+def as_volume(hu: Int16Array, geometry: SliceGeometry) -> Volume:
+    """The slices of a simulated head as the stages see them, without identity."""
     along_mm = geometry.positions_mm @ geometry.normal
     edges = np.concatenate([[along_mm[0]], (along_mm[1:] + along_mm[:-1]) / 2, [along_mm[-1]]])
     weights_mm = np.diff(edges)
     weights_mm[[0, -1]] *= 2
     return Volume(
-        hu=head.hu,
+        hu=hu,
         sop_uids=(),
         paths=(),
         positions_mm=geometry.positions_mm,

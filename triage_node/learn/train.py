@@ -105,6 +105,12 @@ def averaged_network(run: Path, config: UNetConfig) -> tuple[UNet, int]:
         return network.eval(), int(file.metadata()["step"])
 
 
+def read_record(run: Path) -> dict[str, Any]:
+    """The record of a run: config, torch, present, curve."""
+    record: dict[str, Any] = json.loads((run / _RECORD).read_text(encoding="utf-8"))
+    return record
+
+
 # ---------------------------------------------------------------- one step
 
 

@@ -6,6 +6,7 @@ import logging
 import secrets
 import struct
 import threading
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
@@ -34,7 +35,7 @@ CANNOT_UNDERSTAND: Final = 0xC211
 
 # Connections beyond the associations we serve, so that a caller who comes too many is told so by an A-ASSOCIATE-RJ.
 _CONNECTIONS_TO_REFUSE: Final = 16
-_POLL_S: Final = 0.25
+_POLL_S: Final = 0.1
 
 
 class Listener:
@@ -70,7 +71,7 @@ class Listener:
 
         Raises ConfigError where the address cannot be bound.
         """
-        _silence_pynetdicom()
+        _silence_libraries()
         self._server = self._bind()
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": _POLL_S}, name="dicom-listener"
@@ -292,7 +293,8 @@ def _short_element(element: int, vr: bytes, value: str) -> bytes:
     return struct.pack("<HH2sH", 0x0002, element, vr, len(padded)) + padded
 
 
-def _silence_pynetdicom() -> None:
-    """pynetdicom logs element values and tracebacks; what an admin needs is in our own events."""
+def _silence_libraries() -> None:
+    """They log element values, tracebacks and malformed UIDs; what an admin needs is in our own events."""
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
     _config.LOG_HANDLER_LEVEL = "none"
+    warnings.filterwarnings("ignore", module=r"pydicom\.valuerep")

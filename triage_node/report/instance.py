@@ -110,7 +110,9 @@ def finish(dataset: Dataset, kind: ObjectKind, context: Context, *, index: int =
 
 def read_back(made: ResultObject) -> Dataset:
     """What a receiver parses from a finished object. Raises ReportError where its identity got lost."""
-    dataset = dcmread(BytesIO(made.data))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # oddities copied from the source, as in read_header
+        dataset = dcmread(BytesIO(made.data))
     if dataset.SOPInstanceUID != made.sop_uid or dataset.file_meta.MediaStorageSOPInstanceUID != made.sop_uid:
         raise ReportError(f"{made.kind}: UID did not read back")
     return dataset

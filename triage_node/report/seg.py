@@ -61,6 +61,7 @@ def build_seg(
         ),
     )
     _fix_dimension_uid(segmentation, context.uids.dimension_organization())
+    segmentation.ContentCreatorName = None  # Type 2 (PS3.3 table 10-12): nobody drew it
     segmentation["PixelData"].VR = "OB"  # highdicom leaves "OB or OW"; 1 bit allocated is OB (PS3.5 8.2)
     made = finish(segmentation, ObjectKind.SEG, context)
     _require_same(made, labels, slices)
@@ -104,12 +105,19 @@ def _fix_dimension_uid(segmentation: Dataset, uid: str) -> None:
 
 def _require_same(made: ResultObject, labels: UInt8Array, slices: Sequence[Dataset]) -> None:
     read = read_back(made)
-    frames = np.atleast_3d(read.pixel_array) if read.NumberOfFrames > 1 else read.pixel_array[np.newaxis]
+    frames = read.pixel_array.reshape(-1, *labels.shape[1:])
     index_of = {slice_.SOPInstanceUID: index for index, slice_ in enumerate(slices)}
     found = np.zeros_like(labels)
-    for frame, group in zip(frames, read.PerFrameFunctionalGroupsSequence, strict=True):
-        source_uid = group.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
-        number = group.SegmentIdentificationSequence[0].ReferencedSegmentNumber
-        found[index_of[source_uid]][frame > 0] = number
+    for frame, groups in zip(frames, read.PerFrameFunctionalGroupsSequence, strict=True):
+        (source,) = _macro(read, groups, "DerivationImageSequence").SourceImageSequence
+        number = _macro(read, groups, "SegmentIdentificationSequence").ReferencedSegmentNumber
+        found[index_of[source.ReferencedSOPInstanceUID]][frame > 0] = number
     if not np.array_equal(found, labels):
         raise ReportError("SEG: the mask did not read back the same")
+
+
+def _macro(read: Dataset, groups: Dataset, keyword: str) -> Dataset:
+    """A functional group of one frame: what all frames have in common is written once (PS3.3 C.7.6.16)."""
+    holder: Dataset = groups if keyword in groups else read.SharedFunctionalGroupsSequence[0]
+    macro: Dataset = holder[keyword].value[0]
+    return macro

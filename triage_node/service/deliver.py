@@ -16,7 +16,7 @@ from triage_node.schedule import Timer, Timers
 from triage_node.service.presence import present
 from triage_node.store import board
 
-LEASE_S: Final = 10.0
+LEASE_S: Final = 6.0
 COMPLETENESS_S: Final = 0.25
 POLL_S: Final = 0.1
 

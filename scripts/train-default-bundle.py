@@ -1,0 +1,40 @@
+"""Render, train and release the default bundle. Stop and start at will: every part goes on where it was.
+
+    python scripts/train-default-bundle.py RUN.toml [--shards N] [--processes N] [--real-negative DIR ...] [--version V]
+
+RUN.toml has the keys of triage_node.learn.train.TrainConfig.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from triage_node.learn.dataset import render_shards
+from triage_node.learn.release import release
+from triage_node.learn.train import read_config, train
+
+TRAINING_SEED = 50_000_000
+
+
+def main() -> None:
+    arguments = _arguments()
+    config = read_config(arguments.run)
+    render_shards(config.shards, first=0, count=arguments.shards, seed=TRAINING_SEED, processes=arguments.processes)
+    train(config)
+    out = Path(__file__).parents[1] / "models" / "default"
+    print(release(config, out, version=arguments.version, real_negatives=arguments.real_negative)["simulated"]["slice"])
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--shards", type=int, default=200)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--real-negative", type=Path, nargs="*", default=[])
+    parser.add_argument("--version", default="0.1.0")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""From a finished run to a bundle: thresholds, figures, model card, all written together and swapped in at once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from triage_node.assemble import assemble
+from triage_node.domain import CLASSES
+from triage_node.infer.predict import Predictor
+from triage_node.learn.evaluate import (
+    TEST_SEED,
+    TUNING_SEED,
+    Case,
+    choose_settings,
+    evaluate,
+    evaluate_negative,
+    negative_case,
+    simulated_cases,
+)
+from triage_node.learn.export import BundleSettings, write_bundle
+from triage_node.learn.train import TrainConfig, averaged_network, read_record
+
+
+def release(
+    config: TrainConfig,
+    out: Path,
+    *,
+    version: str,
+    real_negatives: Sequence[Path],
+    tuning_heads: int = 30,
+    test_heads: int = 40,
+) -> dict[str, Any]:
+    """Make the bundle of a run in `out`, replacing what is there; returns its metrics.
+
+    `real_negatives` are folders of real head CT series without hemorrhage, kept out of training.
+    """
+    network, step = averaged_network(config.run, config.network)
+    negatives = [negative_case(assemble(sorted(folder.glob("*.dcm")))) for folder in real_negatives]
+    draft = config.run / "draft"
+    write_bundle(
+        draft,
+        name=out.name,
+        version="draft",
+        network=network,
+        settings=BundleSettings(network=config.network, grid=config.grid),
+    )
+    heads = config.run.parent / "held-out"
+    tuning = simulated_cases(heads, first_seed=TUNING_SEED, count=tuning_heads)
+    settings = choose_settings(Predictor(draft), tuning, negatives)
+    write_bundle(draft, name=out.name, version=version, network=network, settings=settings)
+    metrics = _metrics(Predictor(draft), heads, test_heads, negatives, config, step)
+    (draft / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    (draft / "MODEL_CARD.md").write_text(_card(out.name, version, metrics), encoding="utf-8")
+    _swap_in(draft, out)
+    return metrics
+
+
+def _metrics(
+    predictor: Predictor, heads: Path, count: int, negatives: Sequence[Case], config: TrainConfig, step: int
+) -> dict[str, Any]:
+    record = read_record(config.run)
+    return {
+        "grid": asdict(config.grid),
+        "simulated": evaluate(predictor, simulated_cases(heads, first_seed=TEST_SEED, count=count)),
+        "real_negatives": [evaluate_negative(predictor, case) for case in negatives],
+        "training": {
+            "steps": step,
+            "image_passes": step * config.batch,
+            "slices_rendered": record["curve"][-1]["slices"],
+            "slices_by_subtype": record["present"],
+            "last_losses": record["curve"][-1],
+        },
+    }
+
+
+def _swap_in(draft: Path, out: Path) -> None:
+    """Two renames: no reader ever finds the settings of one bundle beside the weights of another."""
+    old, new = out.with_name(f".{out.name}-old"), out.with_name(f".{out.name}-new")
+    for stale in (old, new):
+        shutil.rmtree(stale, ignore_errors=True)
+    shutil.copytree(draft, new)
+    if out.exists():
+        out.rename(old)
+    new.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+# ---------------------------------------------------------------- model card
+
+
+def _card(name: str, version: str, metrics: Mapping[str, Any]) -> str:
+    simulated, training = metrics["simulated"], metrics["training"]
+    return f"""# Model card: {name} {version}
+
+**Research software. Not for clinical use, not for primary diagnosis.** Written by `triage_node.learn.release` together
+with the weights; the same figures, unrounded, are in metrics.json.
+
+## What it is
+A 2-D U-Net with a slice head (`networks/unet.py`; plain torch) for adult non-contrast axial head CT. It gives, for
+every slice, the probability of any intracranial hemorrhage and of five subtypes, and a mask of the five subtypes. It
+sees single slices at {_grid(metrics)}, three windows, no neighbours, no clinical data.
+
+## What it learned from
+Simulated heads only (`triage_node.simulate`, varied further by `learn/augment.py`): {training["slices_rendered"]}
+slices, {training["image_passes"]} image passes in {training["steps"]} steps.
+**No real image, and so no real hemorrhage, was used in training.**
+
+## Figures on simulated heads
+{simulated["heads"]} held-out simulated heads, {simulated["slices"]} slices, {simulated["slices_with_blood"]} with
+blood. They say how well the simulation was learned, **not** how well patients are read. Sensitivity and specificity
+are at probability 0.5.
+
+| class | slice AUC | slice sensitivity | slice specificity | series AUC | Dice |
+| --- | --- | --- | --- | --- | --- |
+{_rows(simulated)}
+
+## Real heads without hemorrhage
+{_negatives(metrics["real_negatives"])}
+
+## What is not known
+- Sensitivity for real hemorrhage: no labelled real hemorrhage was at hand. Do not assume it.
+- Subdural, epidural and subarachnoid blood look least real in simulation; expect misses and false alarms there.
+- Children, surgery, implants, metal, contrast, motion, and scanners unlike the simulated ones.
+- Volumes are of the mask; they inherit all its errors.
+
+## Thresholds
+Chosen on other held-out simulated heads, and moved so that the real heads without hemorrhage above stay below the
+operating point: on those heads the result is therefore no independent test (bundle.toml says the same).
+"""
+
+
+def _grid(metrics: Mapping[str, Any]) -> str:
+    grid = metrics["grid"]
+    return f"{grid['size_px']} x {grid['size_px']} pixels of {grid['spacing_mm']} mm"
+
+
+def _rows(simulated: Mapping[str, Any]) -> str:
+    def row(name: str) -> str:
+        slice_, series = simulated["slice"][name], simulated["series"][name]
+        figures = (slice_["auc"], slice_["sensitivity"], slice_["specificity"], series["auc"], simulated["dice"][name])
+        return f"| {name} | " + " | ".join("-" if figure is None else f"{figure:.3f}" for figure in figures) + " |"
+
+    return "\n".join(row(name) for name in CLASSES)
+
+
+def _negatives(results: Sequence[Mapping[str, Any]]) -> str:
+    if not results:
+        return "None was at hand."
+    return "\n".join(_negative(result) for result in results)
+
+
+def _negative(result: Mapping[str, Any]) -> str:
+    return (
+        f"- {result['slices']} slices: series probability {result['probabilities']['any']:.2f}, "
+        f"{result['slices_at_or_above_0.5']} slices at or above 0.5, "
+        f"false volume {result['false_volume_ml']['any']:.2f} mL "
+        f"(without the series gate {result['false_volume_without_series_gate_ml']['any']:.2f} mL)."
+    )
