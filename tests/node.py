@@ -30,7 +30,7 @@ min_free_mb = 100
 [series]
 max_study_age_h = 0
 settle_s = {settle_s}
-notice_after_s = 0
+notice_after_s = {notice_after_s}
 
 [work]
 lease_s = 4
@@ -60,11 +60,13 @@ port = {port}
 class Node:
     """The files and the database of a node, and its processes."""
 
-    def __init__(self, folder: Path, *, destinations: dict[str, int], settle_s: float = 0.5) -> None:
+    def __init__(
+        self, folder: Path, *, destinations: dict[str, int], settle_s: float = 0.5, notice_after_s: float = 0
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.config_path = folder / "triage-node.toml"
-        text = SETTINGS.format(settle_s=settle_s)
+        text = SETTINGS.format(settle_s=settle_s, notice_after_s=notice_after_s)
         for ae_title, port in destinations.items():
             text += DESTINATION.format(name=ae_title.lower(), ae_title=ae_title, port=port)
         self.config_path.write_text(text)

@@ -19,6 +19,7 @@ from triage_node.store import board
 from triage_node.testing import DemoPacs
 
 SEEDS = count(1)
+OPEN = {"RECEIVING", "READY", "ANALYZING"}
 
 
 class Cluster:
@@ -27,7 +28,7 @@ class Cluster:
     def __init__(self, folder: Path, pacs: DemoPacs) -> None:
         self.folder = folder
         self.pacs = pacs
-        self.node = Node(folder / "node", destinations={"PACS": pacs.port})
+        self.node = Node(folder / "node", destinations={"PACS": pacs.port}, notice_after_s=600)
         self.roles = {role: self.node.start(role) for role in ("listen", "work", "deliver")}
 
     def replace(self, role: str, *command: str) -> subprocess.Popen[bytes]:
@@ -77,6 +78,7 @@ def require_all_is_well(cluster: Cluster, series_uid: str, folder: Path, acknowl
     """The sender's record against spool, ledger, results and PACS."""
     node = cluster.node
     node.wait_for(lambda: board.result_of(node.database, series_uid) is not None, what="a result")
+    node.wait_for(lambda: not OPEN & node.status()["series"].keys(), what="the last revision")
     node.wait_for(lambda: set(node.status()["outbox"]["pacs"]) <= {"SENT", "CANCELLED"}, what="delivery")
     sent = {dataset_sha256(path) for path in folder.glob("*.dcm")}
     kept = {dataset_sha256(path) for path in node_paths(node, acknowledged)}

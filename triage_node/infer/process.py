@@ -22,6 +22,9 @@ from triage_node.infer.framing import Arrays, prediction_from_frame, read_frame,
 _CLOSE_S: Final = 2.0
 """A child whose input is closed ends by itself within this time, or is killed."""
 
+_PATIENT_THREADS: Final = ("/usr/bin/env", "OMP_WAIT_POLICY=PASSIVE")
+"""Spinning OpenMP threads halve the speed of the child, and of its neighbours, where cores are busy (measured)."""
+
 
 class InferenceProcess:
     """One warm child. Use from one thread at a time; `close` it, or use it as a context manager."""
@@ -30,7 +33,7 @@ class InferenceProcess:
         self, bundle_dir: str | Path, *, timeout_s: float, start_timeout_s: float = 120.0, device: str = "auto"
     ) -> None:
         """`timeout_s` limits one volume; `start_timeout_s` the start of the child and the loading of the bundle."""
-        self._command = [sys.executable, "-m", "triage_node.infer.child", str(bundle_dir), device]
+        self._command = [*_PATIENT_THREADS, sys.executable, "-m", "triage_node.infer.child", str(bundle_dir), device]
         self._timeout_s = timeout_s
         self._start_timeout_s = start_timeout_s
         self._child: subprocess.Popen[bytes] | None = None

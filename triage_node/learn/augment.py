@@ -35,10 +35,14 @@ class AugmentConfig:
     rim_hu: float = 120.0
     """Partial volume of bone: a short steep tail."""
     rim_tau_mm: tuple[float, float] = (0.5, 1.6)
-    clutter_share: float = 0.5
+    clutter_share: float = 0.65
     """Share of slices with muscle and bone strewn outside the skull, as face, neck and skull base have it."""
     holder_share: float = 0.5
     """Share of slices with the arc of a head holder."""
+    spots_share: float = 0.5
+    """Share of slices with calcified spots, mostly in ventricles and cisterns, unlabelled."""
+    spots_hu: tuple[float, float] = (70.0, 400.0)
+    spots_mm: tuple[float, float] = (1.0, 4.0)
     shade_hu: float = 5.0
     """Standard deviation of a smooth field over the whole slice."""
     offset_hu: float = 5.0
@@ -51,6 +55,7 @@ class AugmentConfig:
 
 
 _TISSUE_MIDDLE_HU = 32.0
+_SPOTS = 3
 
 
 def augment(
@@ -69,6 +74,7 @@ def augment(
     hu = _strew_outside(hu, ~inside & ~blood, config, generator)
     hu = _hold_head(hu, target, config, generator)
     hu = _fill_gap(hu, inside & ~blood, depth_mm, config, generator)
+    hu = _calcify(hu, depth_mm, blood, target, config, generator)
     hu = _vary_tissue(hu, config, generator)
     hu = hu + inside * _tails(depth_mm, config, generator)
     hu = hu + (hu > -200) * config.shade_hu * _smooth_fields(hu, 5, generator)
@@ -145,6 +151,27 @@ def _tail(
     return height * along * torch.exp(-depth_mm / tau)
 
 
+def _calcify(
+    hu: Tensor, depth_mm: Tensor, blood: Tensor, grid: Grid, config: AugmentConfig, generator: torch.Generator
+) -> Tensor:
+    """Bright round spots: choroid plexus, pineal gland, vessel walls. Fluid is ten times likelier than tissue."""
+    count, size = len(hu), grid.size_px
+    deep = (depth_mm > 8) & ~blood
+    weights = (deep & (hu < 20)).float() + 0.1 * deep + 1e-6
+    places = torch.multinomial(weights.view(count, -1), _SPOTS, generator=generator)
+    at = torch.arange(size).float()
+    low_mm, high_mm = config.spots_mm
+    low_hu, high_hu = config.spots_hu
+    chosen = _chosen(count, config.spots_share, generator)
+    for place in places.T:
+        row, column = (place // size).view(-1, 1, 1), (place % size).view(-1, 1, 1)
+        radius_px = (low_mm + (high_mm - low_mm) * torch.rand(count, 1, 1, generator=generator) ** 2) / grid.spacing_mm
+        height = (low_hu + (high_hu - low_hu) * torch.rand(count, 1, 1, generator=generator) ** 2) * chosen
+        distance2 = (at.view(1, -1, 1) - row) ** 2 + (at.view(1, 1, -1) - column) ** 2
+        hu = hu + height * torch.exp(-distance2 / (2 * radius_px**2)) * deep
+    return hu
+
+
 # ---------------------------------------------------------------- outside the skull
 
 
@@ -155,7 +182,8 @@ def _strew_outside(hu: Tensor, where: Tensor, config: AugmentConfig, generator: 
     where = where & near_tissue & (hu < 250) & (_chosen(count, config.clutter_share, generator) > 0)
     muscle = 35 + 45 * torch.rand(count, 1, 1, generator=generator) + 5 * torch.randn(hu.shape, generator=generator)
     bone = 150 + 1000 * torch.rand(count, 1, 1, generator=generator)
-    hu = torch.where(where & (_smooth_fields(hu, 12, generator) > 0.6), muscle, hu)
+    cover = -0.3 + 1.2 * torch.rand(count, 1, 1, generator=generator)
+    hu = torch.where(where & (_smooth_fields(hu, 10, generator) > cover), muscle, hu)
     return torch.where(where & (_smooth_fields(hu, 24, generator) > 1.3), bone, hu)
 
 

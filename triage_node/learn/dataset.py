@@ -28,7 +28,7 @@ DEPTH_UNIT_MM: Final = 0.2
 EVALUATION_SEED: Final = 1_000_000_000
 """Seeds from here on are never trained on."""
 _HEADS_PER_SHARD: Final = 8
-_RENDERED_PX: Final = 256
+_RENDERED_PX: Final = 208
 _SHARE_WITHOUT_BLOOD: Final = 0.4
 """Of the heads; a head with blood has slices without, so that some 65 % of all slices are negative."""
 _SECOND_SUBTYPE: Final = 0.3

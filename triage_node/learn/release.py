@@ -71,7 +71,7 @@ def _metrics(
         "training": {
             "steps": step,
             "image_passes": step * config.batch,
-            "slices_rendered": record["curve"][-1]["slices"],
+            "slices_rendered": record["pool"],
             "slices_by_subtype": record["present"],
             "last_losses": record["curve"][-1],
         },

@@ -106,7 +106,7 @@ def averaged_network(run: Path, config: UNetConfig) -> tuple[UNet, int]:
 
 
 def read_record(run: Path) -> dict[str, Any]:
-    """The record of a run: config, torch, present, curve."""
+    """The record of a run: config, torch, pool (slices seen), present, curve."""
     record: dict[str, Any] = json.loads((run / _RECORD).read_text(encoding="utf-8"))
     return record
 
@@ -243,7 +243,6 @@ class _Record:
         content = json.loads(path.read_text()) if path.exists() else {"curve": []}
         content["config"] = json.loads(json.dumps(asdict(config), default=str))
         content["torch"] = torch.__version__
-        content["slices"] = len(pool)
         return cls(path=path, content=content, since=[], started=perf_counter())
 
     def note(self, step: int, losses: Mapping[str, float]) -> None:
@@ -253,9 +252,9 @@ class _Record:
         """Add the mean losses since the last time; returns them for the progress bar."""
         means = {name: float(np.mean([losses[name] for losses in self.since])) for name in self.since[0]}
         seconds = perf_counter() - self.started
-        point = {"step": step, "slices": len(pool), "s_per_step": seconds / len(self.since), **means}
+        point = {"step": step, "pool": len(pool), "s_per_step": seconds / len(self.since), **means}
         self.content["curve"].append({key: round(value, 5) for key, value in point.items()})
-        self.content["present"] = pool.present()
+        self.content["pool"], self.content["present"] = len(pool), pool.present()
         self.path.write_text(json.dumps(self.content, indent=1) + "\n")
         self.since, self.started = [], perf_counter()
         return {name: f"{value:.3f}" for name, value in means.items()}

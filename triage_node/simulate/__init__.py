@@ -1,4 +1,4 @@
-"""A procedural head CT with truth, and its DICOM series: for tests, the demonstration and training. No patient in it."""
+"""A procedural head CT with truth, and its DICOM series: for tests, demonstration and training. No patient in it."""
 
 from triage_node.simulate.geometry import SliceGeometry, axial_geometry
 from triage_node.simulate.head import SimulatedHead, simulate_head

@@ -55,11 +55,12 @@ def acquire(
     """One averaged slice as the scanner shows it; `depth` mm below the inner table, `lattice` in the scanner frame."""
     row_mm, column_mm = (float(np.linalg.norm(s)) for s in (lattice.row_step_mm, lattice.column_step_mm))
     x, y, _ = lattice.points()
-    hu = hu - np.float32(scanner.cupping_hu) * np.clip(depth / 55, 0, 1) * (depth > 0)
+    inside = (depth > 0).astype(np.float32)
+    hu = np.asarray(hu - scanner.cupping_hu * np.clip(depth / 55, 0, 1) * inside, np.float32)
     if scanner.streak_hu:
         across = x * math.sin(scanner.streak_angle) + y * math.cos(scanner.streak_angle)
         bands = np.sin(across * (2 * math.pi / scanner.streak_mm)) + np.sin(across * (3.7 / scanner.streak_mm) + 1)
-        hu = hu + scanner.streak_hu * 0.5 * bands * (depth > 0)
+        hu = np.asarray(hu + scanner.streak_hu * 0.5 * bands * inside, np.float32)
     hu = _with_holder(hu, x, y, scanner)
     if scanner.motion_mm:
         shift = (scanner.motion_mm / row_mm * 0.6, scanner.motion_mm / column_mm)

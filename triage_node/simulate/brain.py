@@ -30,6 +30,8 @@ class Brain:
     lift_hu: float
     """Tail of the bone: brightness added at the inner table (measured on a real head: 10 to 20 HU)."""
     lift_tau_mm: float
+    tail_hu: float
+    """The steep part of that tail, over the first millimetres."""
     sulcus_mm: float
     """Half width of the sulci."""
     cistern_mm: float
@@ -56,15 +58,16 @@ class Brain:
         """From a young tight brain to an old shrunken one."""
         age = rng.uniform(0, 1)
         return cls(
-            white_hu=rng.uniform(22, 32),
+            white_hu=rng.uniform(23, 34),
             grey_over_white_hu=rng.uniform(4, 11),
             csf_hu=rng.uniform(0, 13),
             dura_hu=rng.uniform(40, 75),
             sinus_hu=rng.uniform(40, 70),
-            gap_mm=float(rng.uniform(-2.5, 0.6) + 2.6 * max(0, age - 0.55)),
+            gap_mm=float(rng.uniform(-3.0, 0.5) + 2.6 * max(0, age - 0.55)),
             gap_spread_mm=rng.uniform(0.3, 1.8),
-            lift_hu=float(rng.uniform(4, 25)) if rng.random() < 0.9 else 0.0,
-            lift_tau_mm=rng.uniform(2, 12),
+            lift_hu=float(rng.uniform(6, 25)) if rng.random() < 0.9 else 0.0,
+            lift_tau_mm=rng.uniform(3, 12),
+            tail_hu=rng.uniform(10, 90),
             sulcus_mm=float(np.clip(rng.normal(-0.3 + 1.3 * age, 0.3), -0.5, 1.6)),
             cistern_mm=float(rng.normal(-1.2 + 2.2 * age, 0.6)),
             ventricle_mm=float(np.clip(rng.normal(-1.0 + 3.2 * age, 0.9), -2.0, 6.0)),
@@ -262,10 +265,13 @@ def _falx(p: Points, below: Float32Array) -> Float32Array:
 
 def _sinuses(brain: Brain, p: Points) -> Float32Array:
     x, y, z = p
-    arc = [((0.0, 88 * math.sin(t) + 4, 82 * math.cos(t)), 2.0 + 2.2 * (t + 1) / 2.9) for t in np.linspace(-1.0, 1.62, 9)]
+    arc = [
+        ((0.0, 88 * math.sin(t) + 4, 82 * math.cos(t)), 2.0 + 2.2 * (t + 1) / 2.9) for t in np.linspace(-1.0, 1.62, 9)
+    ]
     sagittal = chain(p, arc)
     transverse = chain(
-        (np.abs(x), y, z), [((0, 84, 0), 4.6), ((22, 80, -4), 3.6), ((44, 60, -10), 3.4), ((56, 42, -16), 3.4), ((50, 32, -38), 3.6)]
+        (np.abs(x), y, z),
+        [((0, 84, 0), 4.6), ((22, 80, -4), 3.6), ((44, 60, -10), 3.4), ((56, 42, -16), 3.4), ((50, 32, -38), 3.6)],
     )
     straight = capsule(p, (0, 34, 10), (0, 82, 0), 1.5, 2.6)
     return join(sagittal, transverse, straight, softness_mm=2)

@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from triage_node.domain import Float32Array, Float64Array
-from triage_node.simulate.geometry import Lattice
+from triage_node.simulate.geometry import Lattice, product
 
 Point = tuple[float, float, float]
 Points = tuple[Float32Array, Float32Array, Float32Array]
@@ -47,7 +48,7 @@ class WaveField:
         i += self.vectors @ lattice.origin_mm + self.phases
         along_rows = np.concatenate([np.cos(i), -np.sin(i)], axis=1).astype(np.float32)
         along_columns = np.concatenate([np.cos(j), np.sin(j)], axis=1).astype(np.float32)
-        return np.float32(math.sqrt(2 / len(self.phases))) * (along_rows @ along_columns.T)
+        return np.float32(math.sqrt(2 / len(self.phases))) * product(along_rows, np.ascontiguousarray(along_columns.T))
 
 
 def ellipsoid(p: Points, centre: Point, radii: Point) -> Float32Array:
@@ -71,7 +72,7 @@ def capsule(p: Points, start: Point, end: Point, radius: float, end_radius: floa
 
 def chain(p: Points, knots: Sequence[tuple[Point, float]]) -> Float32Array:
     """Distance to a string of capsules through (point, radius) knots."""
-    rods = [capsule(p, a, b, ra, rb) for (a, ra), (b, rb) in zip(knots, knots[1:], strict=False)]
+    rods = [capsule(p, a, b, ra, rb) for (a, ra), (b, rb) in pairwise(knots)]
     return join(*rods, softness_mm=3.0)
 
 
@@ -94,9 +95,9 @@ def cut(distance: Float32Array, away: Float32Array, *, softness_mm: float = 0.0)
 
 def share(distance: Float32Array, *, edge_mm: float = 1.0) -> Float32Array:
     """How much of a point lies inside, 0..1: a linear edge `edge_mm` wide."""
-    return np.clip(np.float32(0.5) - distance * np.float32(1 / edge_mm), 0, 1)
+    return np.asarray(np.clip(np.float32(0.5) - distance * np.float32(1 / edge_mm), 0, 1), np.float32)
 
 
-def mix(hu: Float32Array, other: Float32Array | float, amount: Float32Array) -> Float32Array:
+def mix(hu: Float32Array, other: Float32Array | np.float32 | float, amount: Float32Array) -> Float32Array:
     """`hu` with `amount` (0..1) of it replaced by `other`."""
     return hu + (np.asarray(other, dtype=np.float32) - hu) * amount

@@ -20,12 +20,13 @@ from triage_node.simulate.brain import Brain, BrainFields, brain_fields
 from triage_node.simulate.fields import Points, mix, share
 from triage_node.simulate.geometry import Lattice, Refiner, SliceGeometry, slice_lattice
 from triage_node.simulate.lesions import Lesion
-from triage_node.simulate.skull import Skull, SkullFields, canonical_points, cavity, skull_fields
+from triage_node.simulate.skull import Skull, SkullFields, canonical_points, skull_fields
 
-_COARSE_MM: Final = 2.0
+_COARSE_MM: Final = 2.5
 """Smooth fields are evaluated this far apart and refined; everything with an edge is drawn at the pixels."""
-_DURA_MM: Final = 0.7
+_DURA_MM: Final = 1.0
 _CORTEX_MM: Final = 3.0
+_TAIL_MM: Final = np.float32(1.3)
 _LEAST_SHARE: Final = 0.2
 """A pixel with less blood than this over the slice thickness is never labelled."""
 _VOLUME_STEP_MM: Final = 2.0
@@ -130,7 +131,9 @@ def _render_slice(
     middle = slice_lattice(geometry, index)
     refiner = Refiner.for_lattice(middle, coarse_mm=_COARSE_MM)
     planes = [
-        _render_plane(head, refiner, slice_lattice(geometry, index, above_mm=above).moved(head.rotation, head.centre_mm))
+        _render_plane(
+            head, refiner, slice_lattice(geometry, index, above_mm=above).moved(head.rotation, head.centre_mm)
+        )
         for above in _plane_offsets_mm(geometry.thickness_mm)
     ]
     count = np.float32(len(planes))
@@ -273,9 +276,7 @@ def _draw_outside(skull: Skull, f: SkullFields) -> Float32Array:
     return mix(hu, np.float32(-980), share(np.maximum(f.air, f.head + 1.5)))
 
 
-def _draw_inside(
-    head: _Head, scene: _Scene, shares: Mapping[str, Float32Array], lattice: Lattice
-) -> Float32Array:
+def _draw_inside(head: _Head, scene: _Scene, shares: Mapping[str, Float32Array], lattice: Lattice) -> Float32Array:
     """White and grey matter, fluid, membranes, vessels, blood; and the tail of the bone over all of them."""
     b, f = head.brain, scene.brain
     ribbon = np.minimum(np.maximum(np.abs(f.fold) - b.sulcus_mm, scene.brain_depth - f.fold_depth), scene.brain_depth)
@@ -293,7 +294,9 @@ def _draw_inside(
     hu = mix(hu, b.dura_hu, share(scene.depth - np.float32(_DURA_MM), edge_mm=0.8))
     hu = mix(hu, b.sinus_hu, share(f.sinus))
     hu = mix(hu, f.calcification_hu, share(f.calcification))
-    return hu + f.lift_hu * np.exp(-np.maximum(scene.depth, 0) / np.float32(b.lift_tau_mm))
+    depth = np.maximum(scene.depth, 0)
+    tail = f.lift_hu * np.exp(-depth / np.float32(b.lift_tau_mm)) + b.tail_hu * np.exp(-depth / _TAIL_MM)
+    return np.asarray(hu + tail, np.float32)
 
 
 # ---------------------------------------------------------------- volumes

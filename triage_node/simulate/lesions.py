@@ -81,7 +81,9 @@ def _intraparenchymal(blank: Lesion, rng: np.random.Generator) -> Lesion:
     lobar = (side * max(12.0, reach * abs(math.sin(turn)) * 0.75), 4 + reach * math.cos(turn), rng.uniform(8, 48))
     low = (side * rng.uniform(6, 30), rng.uniform(44, 56), rng.uniform(-40, -22))
     stem = (rng.normal(0, 3), rng.normal(12, 2), rng.uniform(-36, -16))
-    sites = [deep, thalamus, lobar, low, stem] if radius < 10 else [deep, lobar, lobar, deep, low if radius < 16 else deep]
+    sites = (
+        [deep, thalamus, lobar, low, stem] if radius < 10 else [deep, lobar, lobar, deep, low if radius < 16 else deep]
+    )
     site = sites[int(rng.choice(5, p=[0.36, 0.16, 0.32, 0.1, 0.06]))]
     return replace(
         blank,
@@ -210,13 +212,15 @@ def blood_distance(
     """Distance to the blood, mm, negative inside, from its field and the spaces that bound it."""
     if lesion.subtype in (SUBDURAL, EPIDURAL):
         if lesion.kind == "falx":
-            beside = np.abs(midline - math.copysign(lesion.size_mm / 2, lesion.site[0])) - np.float32(lesion.size_mm / 2)
-            return np.maximum(np.maximum(beside, falx + 2), 1 - depth)
-        return np.maximum(depth - field, np.float32(0.3) - depth)
+            beside = np.abs(midline - math.copysign(lesion.size_mm / 2, lesion.site[0])) - np.float32(
+                lesion.size_mm / 2
+            )
+            return np.asarray(np.maximum(np.maximum(beside, falx + 2), 1 - depth), np.float32)
+        return np.asarray(np.maximum(depth - field, np.float32(0.3) - depth), np.float32)
     if lesion.subtype == INTRAVENTRICULAR:
-        return np.maximum(ventricle, field)
+        return np.asarray(np.maximum(ventricle, field), np.float32)
     if lesion.subtype == SUBARACHNOID:
-        return np.maximum(fluid, field)
+        return np.asarray(np.maximum(fluid, field), np.float32)
     return field
 
 
@@ -247,7 +251,9 @@ def edema(lesion: Lesion, field: Float32Array) -> Float32Array:
 # ---------------------------------------------------------------- mass effect
 
 
-def pushed(lesions: Mapping[str, Lesion], p: Points, cavity: Float32Array, fields: Mapping[str, Float32Array]) -> Points:
+def pushed(
+    lesions: Mapping[str, Lesion], p: Points, cavity: Float32Array, fields: Mapping[str, Float32Array]
+) -> Points:
     """Where the brain at `p` would be without the lesions: the point at which to evaluate its anatomy."""
     for subtype, lesion in lesions.items():
         if lesion.push and subtype == INTRAPARENCHYMAL:

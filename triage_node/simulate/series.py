@@ -1,4 +1,4 @@
-"""A simulated head as a DICOM CT series: one CT Image Storage file per slice (PS3.3 A.3), and a case folder with truth."""
+"""A simulated head as a DICOM CT series, one CT Image Storage file per slice (PS3.3 A.3), and a case with truth."""
 
 from __future__ import annotations
 

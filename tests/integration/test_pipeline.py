@@ -1,0 +1,210 @@
+"""The order of stages in one process: real spool, database, model process and PACS; only the clock is ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import dcmread
+
+from tests import ct
+from tests.arrivals import Clock, received
+from triage_node import config
+from triage_node.admit import Admission, no_step
+from triage_node.deliver.dicom import DicomDestination
+from triage_node.infer.bundle import find_bundle
+from triage_node.infer.process import InferenceProcess
+from triage_node.pipeline.analyzing import analyze_next
+from triage_node.pipeline.completing import complete_series
+from triage_node.pipeline.delivering import deliver_next
+from triage_node.pipeline.parts import Parts
+from triage_node.spool import Spool
+from triage_node.store import board, outbox
+from triage_node.store.database import open_database
+from triage_node.testing import DemoPacs
+
+
+class Site:
+    """A node without processes, and its PACS."""
+
+    def __init__(self, folder: Path, pacs: DemoPacs, **series: Any) -> None:
+        self.clock = Clock()
+        self.clock.now = datetime(2026, 3, 1, 12, tzinfo=UTC)  # tests.ct dates its images on that day
+        self.pacs = pacs
+        destination = config.Destination(name="pacs", ae_title="PACS", host="127.0.0.1", port=pacs.port)
+        self.config = config.Config(
+            series=config.Series(settle_s=0, notice_after_s=60, **series),
+            delivery=config.Delivery(backoff_s=4),
+            work=config.Work(attempts=1),
+            sources=(config.Source(ae_title="CT1", hosts=["127.0.0.1"]),),
+            destinations=(destination,),
+        )
+        database = open_database(f"sqlite:///{folder / 'db.sqlite3'}")
+        self.parts = Parts(
+            config=self.config, database=database, spool=Spool(folder / "spool"), clock=self.clock, step=no_step
+        )
+        self.admission = Admission(spool=self.parts.spool, database=database, clock=self.clock)
+        self.destination = DicomDestination(destination, calling_ae="TRIAGE", timeout_s=10)
+
+    def receive(self, *depths_mm: float) -> str:
+        """A series over one association, to its end; returns its UID."""
+        images = ct.head(depths_mm or ct.EVEN_MM)
+        for image in images:
+            self.admission.admit(received(image))
+        self.admission.released("a1")
+        self.clock.advance(20)
+        assert complete_series(self.parts) == 1
+        return str(images[0].SeriesInstanceUID)
+
+    def deliver(self) -> int:
+        """Send what is due."""
+        return deliver_next(self.parts, self.destination)
+
+    def result(self, series_uid: str) -> dict[str, Any]:
+        """The published result."""
+        found = board.result_of(self.parts.database, series_uid)
+        assert found is not None
+        return found
+
+    def close(self) -> None:
+        """Give everything back."""
+        self.admission.close()
+        self.parts.database.close()
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[InferenceProcess]:
+    with InferenceProcess(find_bundle("default"), timeout_s=120) as process:
+        yield process
+
+
+@pytest.fixture
+def pacs(tmp_path: Path) -> Iterator[DemoPacs]:
+    with DemoPacs(tmp_path / "pacs") as running:
+        yield running
+
+
+@pytest.fixture
+def site(tmp_path: Path, pacs: DemoPacs) -> Iterator[Site]:
+    made = Site(tmp_path, pacs)
+    yield made
+    made.close()
+
+
+def test_a_series_goes_all_the_way(site: Site, model: InferenceProcess) -> None:
+    series_uid = site.receive()
+    assert analyze_next(site.parts, model)
+    assert not analyze_next(site.parts, model)
+    result = site.result(series_uid)
+    assert result["outcome"] == "ANALYZED"
+    assert site.deliver() == len(result["objects"])
+    assert {stored.sop_uid for stored in site.pacs.objects()} == {made["sop_uid"] for made in result["objects"]}
+    (recent,) = board.status(site.parts.database, now=site.clock())["recent"]
+    assert recent["state"] == "DELIVERED"
+
+
+def test_what_the_pacs_gets_is_what_was_persisted(site: Site, model: InferenceProcess) -> None:
+    series_uid = site.receive()
+    analyze_next(site.parts, model)
+    site.deliver()
+    persisted = {made["sop_uid"]: site.parts.spool.root / made["path"] for made in site.result(series_uid)["objects"]}
+    for stored in site.pacs.objects():
+        assert dcmread(stored.path) == dcmread(persisted[stored.sop_uid])
+
+
+def test_a_late_slice_gives_a_second_report_that_names_the_first(site: Site, model: InferenceProcess) -> None:
+    images = ct.head()
+    for image in images[:-1]:
+        site.admission.admit(received(image))
+    site.clock.advance(20)
+    complete_series(site.parts)
+    analyze_next(site.parts, model)
+    site.deliver()
+    site.admission.admit(received(images[-1]))
+    site.clock.advance(20)
+    complete_series(site.parts)
+    analyze_next(site.parts, model)
+    site.deliver()
+    reports = [dcmread(stored.path) for stored in site.pacs.objects() if stored.modality == "SR"]
+    assert len(reports) == 2
+    named = reports[1].PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
+    assert named.ReferencedSOPInstanceUID == reports[0].SOPInstanceUID
+
+
+def test_a_prefetched_prior_raises_no_alarm(site: Site, model: InferenceProcess) -> None:
+    site.clock.advance(48 * 3600)
+    series_uid = site.receive()
+    analyze_next(site.parts, model)
+    site.clock.advance(3600)
+    assert site.deliver() == 0
+    assert site.result(series_uid)["reason"] == "PRIOR_STUDY"
+
+
+def test_not_analysed_reaches_the_pacs_after_its_wait(site: Site, model: InferenceProcess) -> None:
+    site.receive(0.0, 5.0, 10.0)
+    analyze_next(site.parts, model)
+    assert site.deliver() == 0
+    site.clock.advance(61)
+    assert site.deliver() == 2
+    assert {stored.series_description for stored in site.pacs.objects()} == {"AI NONE: not analysed"}
+
+
+def test_a_model_that_runs_over_its_time_ends_as_failed_with_a_notice(site: Site) -> None:
+    series_uid = site.receive()
+    with InferenceProcess(find_bundle("default"), timeout_s=0.001) as too_slow:
+        analyze_next(site.parts, too_slow)
+    result = site.result(series_uid)
+    assert (result["outcome"], result["priority"]) == ("FAILED", "NONE")
+    assert site.deliver() == 2
+    assert {stored.series_description for stored in site.pacs.objects()} == {"AI NONE: analysis failed"}
+
+
+def test_a_series_whose_file_is_damaged_on_disk_ends_visibly(site: Site, model: InferenceProcess) -> None:
+    series_uid = site.receive()
+    for path in site.parts.spool.objects():
+        path.write_bytes(b"damaged")
+    analyze_next(site.parts, model)
+    assert site.result(series_uid)["outcome"] in ("FAILED", "NOT_ANALYZED")
+
+
+def test_a_full_pacs_is_tried_again_under_the_same_uids(tmp_path: Path, model: InferenceProcess) -> None:
+    with DemoPacs(tmp_path / "pacs", statuses=[0xA700]) as pacs:
+        site = Site(tmp_path, pacs)
+        series_uid = site.receive()
+        analyze_next(site.parts, model)
+        assert site.deliver() > 0
+        assert site.deliver() == 0  # waits for its backoff
+        site.clock.advance(5)
+        assert site.deliver() == 1
+        made = {one["sop_uid"] for one in site.result(series_uid)["objects"]}
+        assert {stored.sop_uid for stored in pacs.objects()} == made
+        site.close()
+
+
+def test_a_refused_object_is_a_dead_letter_until_retried(tmp_path: Path, model: InferenceProcess) -> None:
+    with DemoPacs(tmp_path / "pacs", statuses=[0xA900]) as pacs:
+        site = Site(tmp_path, pacs)
+        site.receive()
+        analyze_next(site.parts, model)
+        site.deliver()
+        (letter,) = board.status(site.parts.database, now=site.clock())["dead_letters"]
+        assert letter["status"] == "0xA900"
+        assert outbox.retry_dead(site.parts.database, destination="pacs", now=site.clock()) == 1
+        assert site.deliver() == 1
+        (recent,) = board.status(site.parts.database, now=site.clock())["recent"]
+        assert recent["state"] == "DELIVERED"
+        site.close()
+
+
+def test_an_unreachable_pacs_keeps_results_waiting(site: Site, model: InferenceProcess) -> None:
+    site.receive()
+    analyze_next(site.parts, model)
+    away = replace(site.config.destinations[0], port=1)
+    tried = deliver_next(site.parts, DicomDestination(away, calling_ae="TRIAGE", timeout_s=2))
+    assert tried > 0
+    counts = board.status(site.parts.database, now=site.clock())["outbox"]["pacs"]
+    assert counts == {"PENDING": tried}
