@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from triage_node.domain import SUBTYPES, Decision, Prediction, Priority, Rule
-
-OPERATING_POINT = 0.5
-"""Bundles calibrate their probabilities so that 0.5 is their operating point."""
+from triage_node.domain import OPERATING_POINT, SUBTYPES, Decision, Prediction, Priority, Rule
 
 
 def decide(prediction: Prediction, rules: Sequence[Rule]) -> Decision:

@@ -34,6 +34,8 @@ SUBTYPE_ABBREVIATIONS: Final = {
     "subarachnoid": "SAH",
     "subdural": "SDH",
 }
+OPERATING_POINT: Final = 0.5
+"""Bundles calibrate their probabilities so that this is their operating point."""
 DISCLAIMER: Final = "Research software. Not for primary diagnosis."
 
 

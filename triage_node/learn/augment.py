@@ -37,9 +37,12 @@ class AugmentConfig:
     rim_tau_mm: tuple[float, float] = (0.5, 1.6)
     clutter_share: float = 0.65
     """Share of slices with muscle and bone strewn outside the skull, as face, neck and skull base have it."""
+    muscle_share: float = 0.5
+    """Share of slices with a layer of muscle on the outside of the skull: the temporal muscle is as bright as blood."""
+    muscle_mm: tuple[float, float] = (3.0, 14.0)
     holder_share: float = 0.5
     """Share of slices with the arc of a head holder."""
-    spots_share: float = 0.5
+    spots_share: float = 0.4
     """Share of slices with calcified spots, mostly in ventricles and cisterns, unlabelled."""
     spots_hu: tuple[float, float] = (70.0, 400.0)
     spots_mm: tuple[float, float] = (1.0, 4.0)
@@ -51,7 +54,7 @@ class AugmentConfig:
     blur_share: float = 0.5
     blur_px: float = 0.9
     noise_share: float = 0.7
-    noise_hu: float = 7.0
+    noise_hu: float = 4.0
 
 
 _TISSUE_MIDDLE_HU = 32.0
@@ -72,6 +75,7 @@ def augment(
     blood = truth > 0
     inside = depth_mm > 0
     hu = _strew_outside(hu, ~inside & ~blood, config, generator)
+    hu = _cover_skull(hu, inside | blood, target, config, generator)
     hu = _hold_head(hu, target, config, generator)
     hu = _fill_gap(hu, inside & ~blood, depth_mm, config, generator)
     hu = _calcify(hu, depth_mm, blood, target, config, generator)
@@ -185,6 +189,18 @@ def _strew_outside(hu: Tensor, where: Tensor, config: AugmentConfig, generator: 
     cover = -0.3 + 1.2 * torch.rand(count, 1, 1, generator=generator)
     hu = torch.where(where & (_smooth_fields(hu, 10, generator) > cover), muscle, hu)
     return torch.where(where & (_smooth_fields(hu, 24, generator) > 1.3), bone, hu)
+
+
+def _cover_skull(hu: Tensor, inside: Tensor, grid: Grid, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """Muscle against the outer table, here and there along it."""
+    count = len(hu)
+    skull = (inside | (hu > 250)).float().unsqueeze(1)
+    low, high = config.muscle_mm
+    reach_px = round((low + (high - low) * float(torch.rand(1, generator=generator))) / grid.spacing_mm)
+    reached = functional.max_pool2d(skull, 2 * reach_px + 1, stride=1, padding=reach_px)[:, 0] > 0
+    muscle = 45 + 35 * torch.rand(count, 1, 1, generator=generator) + 4 * torch.randn(hu.shape, generator=generator)
+    where = reached & (skull[:, 0] == 0) & (_smooth_fields(hu, 5, generator) > 0.4)
+    return torch.where(where & (_chosen(count, config.muscle_share, generator) > 0), muscle, hu)
 
 
 def _hold_head(hu: Tensor, grid: Grid, config: AugmentConfig, generator: torch.Generator) -> Tensor:

@@ -53,8 +53,8 @@ class TrainConfig:
     negative_share: float = 0.55
     coarse_share: float = 0.5
     """Of the steps, the first, on a coarser grid that is twice as fast."""
-    coarse_grid: Grid = Grid(size_px=112, spacing_mm=1.93)
-    grid: Grid = Grid(size_px=144, spacing_mm=1.5)
+    coarse_grid: Grid = Grid(size_px=96, spacing_mm=2.25)
+    grid: Grid = Grid(size_px=112, spacing_mm=1.93)
     seed: int = 1
     threads: int = 1
     checkpoint_every: int = 200
@@ -137,7 +137,7 @@ def _step(state: _State, pool: SlicePool, config: TrainConfig) -> dict[str, floa
     images = to_network(hu).to(memory_format=torch.channels_last)
     segmentation, slices = state.network(images)
     losses = _losses(segmentation, slices, truth, grid)
-    total = losses["pixels"] + 0.5 * losses["dice"] + 0.5 * losses["foreground"] + 0.5 * losses["slices"]
+    total = losses["pixels"] + 0.5 * losses["dice"] + 0.5 * losses["foreground"] + losses["slices"]
     state.optimizer.zero_grad()
     total.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(state.network.parameters(), 5.0)

@@ -249,7 +249,7 @@ def _received_object(event: evt.Event, visit: _Visit) -> ReceivedObject:
         sop_uid=sop_uid,
         sop_class_uid=sop_class_uid,
         transfer_syntax_uid=transfer_syntax_uid,
-        header=file_header(sop_class_uid, sop_uid, transfer_syntax_uid),
+        header=file_header(sop_class_uid, sop_uid, transfer_syntax_uid, visit.caller.calling_ae),
         dataset=cast(BytesIO, request.DataSet).getbuffer(),
         calling_ae=visit.caller.calling_ae,
         source_address=visit.caller.address,
@@ -268,7 +268,7 @@ def _refused(received: ReceivedObject, status: int, reason: str) -> int:
     return status
 
 
-def file_header(sop_class_uid: str, sop_uid: str, transfer_syntax_uid: str) -> bytes:
+def file_header(sop_class_uid: str, sop_uid: str, transfer_syntax_uid: str, calling_ae: str) -> bytes:
     """Preamble, "DICM" and File Meta Information (PS3.10 7.1), Explicit VR Little Endian.
 
     Written here and not by pydicom, which warns about malformed UIDs of others by quoting them.
@@ -281,6 +281,7 @@ def file_header(sop_class_uid: str, sop_uid: str, transfer_syntax_uid: str) -> b
             _short_element(0x0010, b"UI", transfer_syntax_uid),
             _short_element(0x0012, b"UI", PYNETDICOM_IMPLEMENTATION_UID),
             _short_element(0x0013, b"SH", PYNETDICOM_IMPLEMENTATION_VERSION),
+            _short_element(0x0016, b"AE", calling_ae),  # who sent it survives the loss of the database
         )
     )
     group_length = struct.pack("<HH2sHL", 0x0002, 0x0000, b"UL", 4, len(elements))

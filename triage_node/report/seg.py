@@ -11,14 +11,14 @@ from highdicom.color import CIELabColor
 from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
 from pydicom.dataset import Dataset
 
-from triage_node.domain import SUBTYPE_ABBREVIATIONS, BundleRef, ObjectKind, ResultObject, UInt8Array
+from triage_node.domain import OPERATING_POINT, SUBTYPE_ABBREVIATIONS, BundleRef, ObjectKind, ResultObject, UInt8Array
 from triage_node.errors import ReportError
 from triage_node.report.codes import SUBTYPE_CODES, Concept
 from triage_node.report.findings import Finding, label_value
 from triage_node.report.instance import Context, finish, read_back
 from triage_node.report.palette import COLORS
 
-OPERATING_POINT: Final = "probabilities are calibrated to an operating point of 0.5"
+CALIBRATED: Final = f"probabilities are calibrated to an operating point of {OPERATING_POINT:g}"
 
 
 def segment_numbers(findings: Sequence[Finding]) -> dict[str, int]:

@@ -21,7 +21,7 @@ from triage_node.errors import ReportError
 from triage_node.report.codes import ACTIONABLE_CODES, PRIORITY_CODES, SUBTYPE_CODES, Concept
 from triage_node.report.findings import Finding, is_positive
 from triage_node.report.instance import Context, finish, plain, read_back
-from triage_node.report.seg import OPERATING_POINT, segment_numbers, tracking_id
+from triage_node.report.seg import CALIBRATED, segment_numbers, tracking_id
 
 _Group = hdsr.MeasurementsAndQualitativeEvaluations | hdsr.VolumetricROIMeasurementsAndQualitativeEvaluations
 
@@ -149,7 +149,7 @@ def _algorithm(prediction: Prediction, context: Context) -> hdsr.AlgorithmIdenti
     return hdsr.AlgorithmIdentification(
         name=plain(prediction.bundle.name),
         version=plain(prediction.bundle.version),
-        parameters=[OPERATING_POINT, f"weights sha256 {prediction.bundle.sha256}"],
+        parameters=[CALIBRATED, f"weights sha256 {prediction.bundle.sha256}"],
         family=Concept.ARTIFICIAL_INTELLIGENCE.code,
         manufacturer=plain(context.producer.manufacturer),
     )
