@@ -16,10 +16,7 @@ Messages never carry patient data: no names, no IDs, no element values (UIDs app
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from triage_node.domain import NotAnalyzedReason
+from enum import StrEnum
 
 
 class TriageNodeError(Exception):
@@ -48,7 +45,7 @@ class NotSuitable(TriageNodeError):
     `reason` is one of `domain.NotAnalyzedReason`; `detail` is one plain sentence for the radiologist.
     """
 
-    def __init__(self, reason: NotAnalyzedReason, detail: str) -> None:
+    def __init__(self, reason: StrEnum, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
