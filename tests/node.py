@@ -110,7 +110,7 @@ class Node:
 
     def send(self, folder: Path, *, check: bool = True) -> subprocess.CompletedProcess[bytes]:
         """Send a folder with dcmtk's storescu, as CT1."""
-        command = [require_tool("storescu"), "-aet", "CT1", "-aec", "TRIAGE", "+sd", "-R"]
+        command = [require_tool("storescu"), "-aet", "CT1", "-aec", "TRIAGE", "+sd", "+sp", "*.dcm", "-R"]
         return subprocess.run(
             [*command, "127.0.0.1", str(self.port()), str(folder)], check=check, capture_output=True, timeout=120
         )

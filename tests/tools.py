@@ -24,11 +24,13 @@ def require_tool(name: str) -> str:
 
 def real_head_ct() -> Path:
     """Folder of the real head CT (GE, 28 slices, 18.5 degree tilt). Skips, saying so, where it is not there."""
-    default = Path(__file__).parents[2] / "shared" / "data"
-    folder = Path(os.environ.get("TRIAGE_NODE_DATA", default)) / "ct" / "ge-head-tilt"
-    if not folder.is_dir():
-        pytest.skip("the real head CT is not at hand: set TRIAGE_NODE_DATA")
-    return folder
+    checkout = Path(__file__).parents[1]
+    places = [Path(os.environ["TRIAGE_NODE_DATA"])] if "TRIAGE_NODE_DATA" in os.environ else []
+    for place in [*places, checkout / "shared" / "data", checkout.parent / "shared" / "data"]:
+        folder = place / "ct" / "ge-head-tilt"
+        if folder.is_dir():
+            return folder
+    pytest.skip("the real head CT is not at hand: set TRIAGE_NODE_DATA to the folder that holds ct/ge-head-tilt")
 
 
 def free_port() -> int:

@@ -10,7 +10,6 @@ import hashlib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -107,10 +106,10 @@ def load_bundle(path: str | Path) -> Bundle:
 
 def _shipped_folders() -> list[Path]:
     """The installed package of bundles, then the models/ folder of a source checkout."""
-    folders = [Path(__file__).parents[2] / "models"]
-    if find_spec(_SHIPPED_PACKAGE) is not None:
-        folders.insert(0, Path(str(resources.files(_SHIPPED_PACKAGE))))
-    return folders
+    shipped = find_spec(_SHIPPED_PACKAGE)
+    # importlib.resources fails here where the package is installed editable: its search path holds more than folders.
+    locations = (shipped.submodule_search_locations or []) if shipped is not None else []
+    return [*map(Path, locations), Path(__file__).parents[2] / "models"]
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 Pixels enter as patches of `patch_px` x `patch_px` (space to depth): the first level, the dearest on a CPU, runs at a
 quarter of the pixels. Skips are added, not concatenated, which halves the decoder. The slice head sees the pooled deep
-features and the pooled segmentation probabilities: without the latter it stays at the base rate.
+features and the pooled segmentation probabilities; the latter also reach its logits directly, as log odds, since among
+hundreds of deep features they were hardly noticed (measured: docs/lab-notebook.md).
 """
 
 from __future__ import annotations
@@ -51,20 +52,22 @@ class UNet(nn.Module):
         self.lateral = nn.ModuleList(nn.Conv2d(deep, shallow, 1) for shallow, deep in pairwise(widths))
         self.decoder = nn.ModuleList(_Block(width, width) for width in widths[:-1])
         self.segmentation = nn.Conv2d(widths[0], config.segmentation_classes * patch_pixels, 1)
+        evidence = 2 * config.segmentation_classes
         self.slice_head = nn.Sequential(
-            nn.Linear(2 * widths[-1] + 2 * config.segmentation_classes, config.head_width),
+            nn.Linear(2 * widths[-1] + evidence, config.head_width),
             nn.ReLU(),
             nn.Linear(config.head_width, config.slice_classes),
         )
+        self.slice_evidence = nn.Linear(evidence, config.slice_classes)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Returns ((batch, segmentation_classes, size, size), (batch, slice_classes)) logits."""
         features = self._encode(functional.pixel_unshuffle(images, self.config.patch_px))
         deep = features[-1]
         segmentation = functional.pixel_shuffle(self.segmentation(self._decode(features)), self.config.patch_px)
-        pooled = torch.cat([_mean_and_max(deep), _pooled_probabilities(segmentation)], dim=1)
-        slices: Tensor = self.slice_head(pooled)
-        return segmentation, slices
+        evidence = _pooled_log_odds(segmentation)
+        slices: Tensor = self.slice_head(torch.cat([_mean_and_max(deep), evidence], dim=1))
+        return segmentation, slices + self.slice_evidence(evidence)
 
     def _encode(self, image: Tensor) -> list[Tensor]:
         features = [self.encoder[0](image)]
@@ -99,9 +102,9 @@ def _mean_and_max(features: Tensor) -> Tensor:
     return torch.cat([features.mean(dim=(2, 3)), features.amax(dim=(2, 3))], dim=1)
 
 
-def _pooled_probabilities(segmentation: Tensor) -> Tensor:
-    """Root of the mean (a length, not an area) and the maximum of slightly smoothed probabilities."""
+def _pooled_log_odds(segmentation: Tensor) -> Tensor:
+    """(batch, 2 * classes): mean and, slightly smoothed, greatest probability of each class, as log odds of order 1."""
     probabilities = torch.softmax(segmentation.float(), dim=1)
     peak = functional.avg_pool2d(probabilities, 3, stride=1).amax(dim=(2, 3))
-    pooled = torch.cat([(probabilities.mean(dim=(2, 3)) + 1e-6).sqrt(), peak], dim=1)
-    return pooled.to(segmentation.dtype)
+    pooled = torch.cat([probabilities.mean(dim=(2, 3)), peak], dim=1)
+    return (torch.logit(pooled, eps=1e-4) / 4).to(segmentation.dtype)
