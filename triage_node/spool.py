@@ -3,7 +3,7 @@
     incoming/*.part                         being written; swept when the listener starts
     objects/<h2>/<key>.dcm                  received objects, key = sha256 of the SOP Instance UID, never modified
     quarantine/<key>-<digest>.dcm           same SOP Instance UID, other bytes: kept apart, the first stays
-    results/<series ref>/<revision>/*.dcm   what we made
+    results/<series ref>/<revision>/*.dcm   what we made, named by its own digest: never replaced by something else
 
 UIDs from outside are never paths: only their hashes are. A file under its final name is complete and durable:
 written, fsynced, linked under its name, directory fsynced, in this order.
@@ -92,10 +92,14 @@ class Spool:
                         yield Path(entry.path)
 
     def keep_result(self, series_uid: str, revision: int, name: str, data: bytes) -> Path:
-        """Write one result file durably; replaces what an unfinished attempt left. `name` is ours, such as "SEG-0"."""
+        """Write one result file durably. `name` is ours, such as "SEG-0".
+
+        The name carries the digest of the content, so that a worker that was taken for dead, and writes late, never
+        replaces what another one published.
+        """
         folder = self._results / ref(series_uid) / str(revision)
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{name}.dcm"
+        path = folder / f"{name}-{hashlib.sha256(data).hexdigest()[:12]}.dcm"
         part = folder / f"{name}.{secrets.token_hex(4)}.part"
         with part.open("wb") as file:
             file.write(data)

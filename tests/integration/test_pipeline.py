@@ -13,7 +13,7 @@ from pydicom import dcmread
 
 from tests import ct
 from tests.arrivals import Clock, received
-from triage_node import config
+from triage_node import config, log
 from triage_node.admit import Admission, no_step
 from triage_node.deliver.dicom import DicomDestination
 from triage_node.infer.bundle import find_bundle
@@ -208,3 +208,16 @@ def test_an_unreachable_pacs_keeps_results_waiting(site: Site, model: InferenceP
     assert tried > 0
     counts = board.status(site.parts.database, now=site.clock())["outbox"]["pacs"]
     assert counts == {"PENDING": tried}
+
+
+def test_a_result_that_the_disk_refuses_is_made_again_and_costs_no_attempt(site: Site, model: InferenceProcess) -> None:
+    series_uid = site.receive()
+    in_the_way = site.parts.spool.root / "results" / log.ref(series_uid)
+    in_the_way.write_bytes(b"a file where the folder of the series should be")
+    for _ in range(site.parts.config.work.attempts + 1):
+        assert analyze_next(site.parts, model)
+        assert board.result_of(site.parts.database, series_uid) is None
+        site.clock.advance(11)
+    in_the_way.unlink()
+    assert analyze_next(site.parts, model)
+    assert site.result(series_uid)["outcome"] == "ANALYZED"

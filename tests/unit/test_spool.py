@@ -82,8 +82,10 @@ def test_two_associations_with_one_object_keep_one(spool: Spool, image: Received
     assert sorted(arrivals) == [Arrival.NEW] + [Arrival.SAME] * 7
 
 
-def test_a_result_replaces_what_an_unfinished_attempt_left(spool: Spool) -> None:
-    spool.keep_result("1.2.3", 1, "SR-0", b"first")
-    path = spool.keep_result("1.2.3", 1, "SR-0", b"second")
-    assert path.read_bytes() == b"second"
-    assert [p.name for p in path.parent.iterdir()] == ["SR-0.dcm"]
+def test_a_late_worker_never_replaces_what_another_one_published(spool: Spool) -> None:
+    published = spool.keep_result("1.2.3", 1, "SR-0", b"published")
+    late = spool.keep_result("1.2.3", 1, "SR-0", b"of a worker that was taken for dead")
+    assert published.read_bytes() == b"published"
+    assert late != published
+    assert spool.keep_result("1.2.3", 1, "SR-0", b"published") == published
+    assert sorted(published.parent.iterdir()) == sorted([published, late])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -43,7 +45,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
     opened.close()
 
 
-def arrive(database: Database, clock: Clock, number: int, *, series: str = "1.2.3.4") -> None:
+def arrived(clock: Clock, number: int, *, series: str = "1.2.3.4") -> ledger.Arrived:
     image = Instance(
         sop_uid=f"{series}.{number}",
         sop_class_uid="1.2.840.10008.5.1.4.1.1.2",
@@ -61,7 +63,11 @@ def arrive(database: Database, clock: Clock, number: int, *, series: str = "1.2.
         received_at=clock(),
         outcome=InstanceOutcome.SERIES,
     )
-    ledger.record(database, [ledger.Arrived(instance=image)])
+    return ledger.Arrived(instance=image)
+
+
+def arrive(database: Database, clock: Clock, number: int, *, series: str = "1.2.3.4") -> None:
+    ledger.record(database, [arrived(clock, number, series=series)])
 
 
 def make_ready(database: Database, clock: Clock) -> None:
@@ -102,6 +108,34 @@ def states(database: Database) -> list[tuple[int, str]]:
     with database.reading() as connection:
         query = sa.select(revision.c.revision, revision.c.state).order_by(revision.c.id)
         return [(row.revision, row.state) for row in connection.execute(query)]
+
+
+# ---------------------------------------------------------------- ledger
+
+
+def test_an_object_that_the_database_cannot_take_is_refused_alone(database: Database, clock: Clock) -> None:
+    poison = arrived(clock, 1)
+    poison = replace(poison, instance=replace(poison.instance, study_uid="\ud800"))  # no UTF-8 for SQLite's driver
+    writer = ledger.LedgerWriter(database)
+    answers: dict[int, str] = {}
+
+    def enter(number: int, one: ledger.Arrived) -> None:
+        try:
+            writer.enter(one)
+            answers[number] = "entered"
+        except OSError:
+            answers[number] = "refused"
+
+    coming = [poison, *(arrived(clock, number) for number in range(2, 9))]
+    with database.transaction():  # holds the writer up, so that all come in one batch
+        threads = [threading.Thread(target=enter, args=pair) for pair in enumerate(coming)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.2)
+    for thread in threads:
+        thread.join(timeout=10)
+    writer.close()
+    assert answers == {0: "refused"} | dict.fromkeys(range(1, 8), "entered")
 
 
 # ---------------------------------------------------------------- schema

@@ -29,6 +29,8 @@ SENT_AS: Final[Mapping[ObjectKind, str]] = {
 
 RETRY_AFTER_S: Final = 2.0
 """Between two tries of a failed analysis."""
+PUBLISH_AGAIN_AFTER_S: Final = 10.0
+"""When a result could not be written: disk or database are in trouble, not the series."""
 
 
 def analyze_next(parts: Parts, predictor: Predict) -> bool:
@@ -50,6 +52,11 @@ def analyze_next(parts: Parts, predictor: Predict) -> bool:
                 _publish(parts, held, analysis)
     except LeaseLost:
         log.event("lease lost, result dropped", series=log.ref(held.series_uid))
+    except Exception as error:  # noqa: BLE001 - process boundary: disk or database refused; should giving back fail
+        # too, the lease runs out
+        log.event("no result could be written, will try again", series=log.ref(held.series_uid), error=_safe(error))
+        later = parts.clock() + timedelta(seconds=PUBLISH_AGAIN_AFTER_S)
+        claims.give_back(parts.database, held, not_before=later, counted=False)
     return True
 
 
@@ -165,6 +172,8 @@ def _heartbeat(parts: Parts, held: claims.Claim) -> Iterator[None]:
                 claims.heartbeat(parts.database, held, now=parts.clock(), lease_s=parts.config.work.lease_s)
             except LeaseLost:
                 return  # publishing will notice by its token
+            except Exception as error:  # noqa: BLE001 - thread boundary: a busy database must not end the lease
+                log.event("heartbeat failed, will go on", series=log.ref(held.series_uid), error=_safe(error))
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
     thread.start()

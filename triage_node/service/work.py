@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import closing
 from typing import Final
 
+from triage_node import log
 from triage_node.infer.bundle import find_bundle
 from triage_node.infer.process import InferenceProcess
 from triage_node.pipeline.analyzing import analyze_next
@@ -23,5 +25,14 @@ def run(parts: Parts, stop: threading.Event) -> None:
         predictor.start()  # so that the first series does not wait for the weights
         with present(parts, "work", None):
             while not stop.is_set():
-                if not analyze_next(parts, predictor):
+                if not _analyze_or_wait(parts, predictor):
                     stop.wait(POLL_S)
+
+
+def _analyze_or_wait(parts: Parts, predictor: InferenceProcess) -> bool:
+    try:
+        return analyze_next(parts, predictor)
+    except Exception as error:  # noqa: BLE001 - process boundary: a worker must go on; leases give series back
+        log.event("worker failed, will go on", error=type(error).__name__)
+        time.sleep(1.0)
+        return False

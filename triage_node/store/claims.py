@@ -175,11 +175,13 @@ def heartbeat(database: Database, held: Claim, *, now: datetime, lease_s: float)
             raise LeaseLost("another worker took this series over")
 
 
-def give_back(database: Database, held: Claim, *, not_before: datetime) -> None:
-    """ANALYZING -> READY after a failure that another try may cure."""
+def give_back(database: Database, held: Claim, *, not_before: datetime, counted: bool = True) -> None:
+    """ANALYZING -> READY after a failure that another try may cure; `counted` as an attempt or not."""
     require_transition(SeriesState.ANALYZING, SeriesState.READY)
+    attempts = held.attempts if counted else held.attempts - 1
+    values = {"state": SeriesState.READY.value, "token": None, "not_before": not_before, "attempts": attempts}
     with database.transaction() as connection:
-        connection.execute(_held(held).values(state=SeriesState.READY.value, token=None, not_before=not_before))
+        connection.execute(_held(held).values(**values))
 
 
 def last_image_at(database: Database, series_uid: str) -> datetime:
@@ -223,8 +225,9 @@ def publish(database: Database, held: Claim, report: Report, *, now: datetime) -
     worker holds the claim.
     """
     with database.transaction() as connection:
+        # the row is locked (SQLite: the whole database), so that no image can slip in between
         images = connection.execute(
-            sa.select(series.c.images).where(series.c.series_uid == held.series_uid)
+            sa.select(series.c.images).where(series.c.series_uid == held.series_uid).with_for_update()
         ).scalar_one()
         if images != held.images:
             _reopen(connection, held)

@@ -106,7 +106,11 @@ class LedgerWriter:
     def _commit(self, batch: Sequence[tuple[Arrived, Future[None]]]) -> None:
         try:
             record(self._database, [arrived for arrived, _ in batch])
-        except sa.exc.SQLAlchemyError as error:
+        except Exception as error:  # noqa: BLE001 - thread boundary: every waiting association gets an answer
+            if len(batch) > 1 and not isinstance(error, sa.exc.OperationalError):
+                for one in batch:  # an object that the database cannot take must not refuse its neighbours
+                    self._commit([one])
+                return
             refused = OSError(f"the database refused ({type(error).__name__})")  # its own message quotes values
             for _, done in batch:
                 done.set_exception(refused)
