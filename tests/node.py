@@ -124,11 +124,11 @@ class Node:
         self.database.close()
 
     def _ports(self, role: str) -> list[int]:
-        pids_alive = [info for info in board.roles(self.database, now=datetime.now(UTC)) if _alive(info.pid)]
+        pids_alive = [info for info in board.roles(self.database, now=datetime.now(UTC)) if alive(info.pid)]
         return [info.port or 0 for info in sorted(pids_alive, key=lambda i: i.started_at) if info.kind == role]
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
     with suppress(ProcessLookupError):
         os.kill(pid, 0)
         return True
