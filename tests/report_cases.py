@@ -147,8 +147,11 @@ POSITIVE = Decision(
     priority=Priority.STAT,
     reason="subdural hemorrhage suspected, p 0.97, 12.0 mL",
     findings=("subdural", "intraventricular"),
+    suspected=True,
 )
-NEGATIVE = Decision(priority=Priority.ROUTINE, reason="no intracranial hemorrhage detected", findings=())
+NEGATIVE = Decision(
+    priority=Priority.ROUTINE, reason="no intracranial hemorrhage detected", findings=(), suspected=False
+)
 
 
 def results_of(

@@ -1,4 +1,7 @@
-"""Prediction -> Decision: the priority table of the configuration, first match wins."""
+"""Prediction -> Decision: what is suspected, and its priority by the table of the configuration, first match wins.
+
+The table gives priorities only. What passes the operating point is suspected, whatever the table says of it.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,12 @@ from triage_node.domain import OPERATING_POINT, SUBTYPES, Decision, Prediction, 
 def decide(prediction: Prediction, rules: Sequence[Rule]) -> Decision:
     """The priority of a series, why, and which subtypes count as found (most probable first)."""
     findings = _findings(prediction)
-    for rule in rules:
-        if _matches(rule, prediction):
-            return Decision(priority=rule.priority, reason=_sentence(rule, prediction, findings), findings=findings)
-    return Decision(priority=Priority.ROUTINE, reason="no intracranial hemorrhage detected", findings=())
+    rule = next((rule for rule in rules if _matches(rule, prediction)), Rule(priority=Priority.ROUTINE))
+    any_probability = prediction.probabilities["any"] or 0.0
+    if findings or any_probability >= OPERATING_POINT or rule.priority in (Priority.STAT, Priority.HIGH):
+        reason = _sentence(rule, prediction, findings)
+        return Decision(priority=rule.priority, reason=reason, findings=findings, suspected=True)
+    return Decision(priority=rule.priority, reason="no intracranial hemorrhage detected", findings=(), suspected=False)
 
 
 def _findings(prediction: Prediction) -> tuple[str, ...]:

@@ -132,11 +132,11 @@ TRANSITIONS: Final[Mapping[SeriesState, frozenset[SeriesState]]] = {
 
 OUTBOX_TRANSITIONS: Final[Mapping[OutboxState, frozenset[OutboxState]]] = {
     OutboxState.PENDING: frozenset({OutboxState.SENDING, OutboxState.CANCELLED}),
-    OutboxState.SENDING: frozenset({OutboxState.SENT, OutboxState.PENDING, OutboxState.DEAD}),
+    OutboxState.SENDING: frozenset({OutboxState.SENT, OutboxState.PENDING, OutboxState.DEAD, OutboxState.CANCELLED}),
     OutboxState.SENT: frozenset({OutboxState.CONFIRMED, OutboxState.PENDING}),
     OutboxState.CONFIRMED: frozenset(),
     OutboxState.DEAD: frozenset({OutboxState.PENDING, OutboxState.CANCELLED}),
-    OutboxState.CANCELLED: frozenset(),
+    OutboxState.CANCELLED: frozenset({OutboxState.SENT}),  # it was under way when it was cancelled, and arrived
 }
 
 
@@ -176,6 +176,8 @@ class Volume:
     """What the DICOM header says of scanner, protocol, spacing and window, by element keyword. No identity."""
     warnings: tuple[str, ...] = ()
     """Plain sentences for the report and the worklist: tilt, uneven spacing, gaps, duplicates ..."""
+    partial: str | None = None
+    """Why this is only a part of a head, one of `warnings`; a negative must say so. None for a whole head."""
 
     @property
     def normal(self) -> Float64Array:
@@ -229,6 +231,8 @@ class Decision:
     reason: str
     findings: tuple[str, ...]
     """The subtypes reported as present, most probable first; empty for a negative."""
+    suspected: bool
+    """Whether hemorrhage of any kind is: what no rule gives a higher priority is still no negative."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -82,6 +82,8 @@ class Grid:
 class Placement:
     """Where the network grid lies on the slices of one volume: in-plane mm from the first pixel centre."""
 
+    transposed: bool
+    """Whether the slices are turned about their diagonal first: the patient lies on a side."""
     native_rows: Axis
     native_columns: Axis
     grid_rows: tuple[Axis, ...]
@@ -91,12 +93,15 @@ class Placement:
 
 def place_grid(volume: Volume, grid: Grid) -> Placement:
     """Centre the grid on the head in every slice, rows to posterior and columns to the left of the patient."""
-    _, rows, columns = volume.hu.shape
-    row_mm, column_mm = volume.pixel_spacing_mm
-    centres_mm = _head_centres_mm(volume)
-    down = 1.0 if volume.orientation[1, 1] >= 0 else -1.0
-    across = 1.0 if volume.orientation[0, 0] >= 0 else -1.0
+    transposed = bool(abs(volume.orientation[0, 0]) < abs(volume.orientation[0, 1]))
+    turn = -1 if transposed else 1
+    (along_rows, along_columns), (row_mm, column_mm) = volume.orientation[::turn], volume.pixel_spacing_mm[::turn]
+    rows, columns = volume.hu.shape[1:][::turn]
+    centres_mm = _head_centres_mm(volume)[:, ::turn]
+    down = 1.0 if along_columns[1] >= 0 else -1.0
+    across = 1.0 if along_rows[0] >= 0 else -1.0
     return Placement(
+        transposed=transposed,
         native_rows=Axis(count=rows, start_mm=0.0, step_mm=row_mm),
         native_columns=Axis(count=columns, start_mm=0.0, step_mm=column_mm),
         grid_rows=tuple(_centred(grid, centre, down) for centre in centres_mm[:, 0]),
@@ -107,7 +112,8 @@ def place_grid(volume: Volume, grid: Grid) -> Placement:
 def to_grid(hu: Int16Array, placement: Placement) -> Float32Array:
     """(slices, rows, columns) HU to (slices, size, size) float32 HU on the network grid; air outside the image."""
     out = []
-    for index, image in enumerate(hu):
+    for index, native in enumerate(hu):
+        image = native.T if placement.transposed else native
         along_rows = resampling_matrix(placement.native_rows, placement.grid_rows[index])
         along_columns = resampling_matrix(placement.native_columns, placement.grid_columns[index])
         out.append(along_rows @ (image.astype(np.float32) - PADDING_HU) @ along_columns.T + PADDING_HU)
@@ -118,7 +124,8 @@ def from_grid(images: Float32Array, placement: Placement, index: int) -> Float32
     """(channels, size, size) on the grid of slice `index` to (channels, rows, columns) float32; 0 outside the grid."""
     along_rows = resampling_matrix(placement.grid_rows[index], placement.native_rows)
     along_columns = resampling_matrix(placement.grid_columns[index], placement.native_columns)
-    return (along_rows @ images @ along_columns.T).astype(np.float32)
+    native = (along_rows @ images @ along_columns.T).astype(np.float32)
+    return native.swapaxes(1, 2) if placement.transposed else native
 
 
 def _centred(grid: Grid, centre_mm: float, direction: float) -> Axis:

@@ -367,6 +367,46 @@ def test_acquisitions_that_follow_one_another_are_one_stack(tmp_path: Path) -> N
     assert len(volume.sop_uids) == 40
 
 
+def test_acquisitions_that_overlap_by_a_slice_are_one_stack(tmp_path: Path) -> None:
+    lower, upper = ct.head(ct.EVEN_MM[:10]), ct.head(np.arange(12) * 5.0 - 1.0)
+    for image in upper:
+        image.FrameOfReferenceUID = lower[0].FrameOfReferenceUID
+        image.AcquisitionNumber = 2
+    volume = volume_of([*lower, *upper], tmp_path)
+    assert len(volume.sop_uids) == 21
+    assert volume.partial is None
+    assert warns(volume, "1 image left out: a second image at the same place")
+
+
+def test_a_thin_base_that_overlaps_the_thick_top_a_little_is_one_stack(tmp_path: Path) -> None:
+    base, top = ct.head(np.arange(17) * 2.5 - 65.0), ct.head(np.arange(18) * 5.0 - 26.0)
+    for image in base:
+        image.FrameOfReferenceUID = top[0].FrameOfReferenceUID
+    volume = volume_of([*base, *top], tmp_path)
+    assert len(volume.sop_uids) == 34
+    assert volume.partial is None
+
+
+@pytest.mark.parametrize("left_out", [0, 8])
+def test_a_part_of_a_head_says_so(tmp_path: Path, left_out: int) -> None:
+    slices = ct.head()
+    for image in slices[:8]:
+        image.ConvolutionKernel = "SOFT"
+    volume = volume_of(slices[8 - left_out :], tmp_path)
+    assert len(volume.sop_uids) == 12
+    assert volume.partial is not None
+    assert volume.partial in volume.warnings
+    assert ("40 mm further" in volume.partial) == bool(left_out)
+
+
+@pytest.mark.parametrize(("age", "young"), [("002M", True), ("017Y", True), ("018Y", False), ("", False)])
+def test_an_age_outside_the_intended_use_is_said(tmp_path: Path, age: str, young: bool) -> None:
+    slices = ct.head()
+    for image in slices:
+        image.PatientAge = age
+    assert warns(volume_of(slices, tmp_path), "younger than 18 years") == young
+
+
 def test_slices_that_lost_their_position_are_said_not_dropped_quietly(tmp_path: Path) -> None:
     slices = ct.head()
     del slices[12].ImagePositionPatient
@@ -483,7 +523,7 @@ def _without(keyword: str) -> Callable[[Dataset], None]:
         (_set(RescaleType="US"), NotAnalyzedReason.NO_RESCALE),
         (_set(ContrastBolusAgent="OMNIPAQUE 350"), NotAnalyzedReason.CONTRAST),
         (_set(SeriesDescription="CTA Head 0.6"), NotAnalyzedReason.CONTRAST),
-        (_set(ProtocolName="Head_Angio"), NotAnalyzedReason.CONTRAST),
+        (_set(ProtocolName="Head_Angio", SeriesDescription=""), NotAnalyzedReason.CONTRAST),
         (_set(ConvolutionKernel="BONE"), NotAnalyzedReason.BONE_ONLY),
         (_set(ConvolutionKernel=["Hr64h", "3"]), NotAnalyzedReason.BONE_ONLY),
         (_set(ConvolutionKernel="", WindowWidth="2500", WindowCenter="500"), NotAnalyzedReason.BONE_ONLY),
@@ -507,6 +547,11 @@ def test_what_the_header_rules_out_is_refused_with_its_reason(
     "change",
     [
         _set(ContrastBolusAgent="NONE"),
+        _set(ContrastBolusAgent="No IV contrast"),
+        _set(ContrastBolusAgent="None given"),
+        _set(ProtocolName="Neuro^CTA_HeadNeck", SeriesDescription="Head 5.0 H31f"),
+        _set(ProtocolName="STROKE HEAD/PERFUSION", SeriesDescription="AX 5MM"),
+        _set(SpecificCharacterSet="ISO_IR 192", BodyPartExamined="SINUS", SeriesDescription="Schädel, Sinus"),
         _set(ProtocolName="CTA Head", SeriesDescription="Head W/O 5mm"),
         _set(StudyDescription="CTA HEAD", SeriesDescription="Head 5.0 H31s"),
         _set(StudyDescription="CT HEAD WITHOUT CONTRAST"),

@@ -55,3 +55,16 @@ def test_the_first_matching_rule_decides() -> None:
 def test_findings_come_most_probable_first() -> None:
     made = prediction({"any": 0.9, "subdural": 0.6, "epidural": 0.8}, {"any": 5.0})
     assert decide(made, DEFAULT_RULES).findings == ("epidural", "subdural")
+
+
+def test_what_no_rule_speaks_of_is_suspected_all_the_same() -> None:
+    rules = (Rule(priority=Priority.STAT, min_volume_ml=5.0),)
+    decision = decide(prediction({"any": 0.97, "intraparenchymal": 0.96}, {"any": 3.0, "intraparenchymal": 3.0}), rules)
+    assert (decision.priority, decision.suspected) == (Priority.ROUTINE, True)
+    assert decision.findings == ("intraparenchymal",)
+    assert decision.reason == "intraparenchymal hemorrhage suspected, p 0.96, 3.0 mL"
+
+
+def test_a_rule_may_be_more_cautious_than_the_operating_point() -> None:
+    decision = decide(prediction({"any": 0.4}, {}), (Rule(priority=Priority.HIGH, min_probability=0.3),))
+    assert (decision.priority, decision.suspected) == (Priority.HIGH, True)

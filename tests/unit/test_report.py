@@ -242,6 +242,35 @@ def test_the_segmentation_holds_exactly_the_mask_on_the_native_slices(volume: Vo
     assert seg.FrameOfReferenceUID == "1.2.3.4.9"
 
 
+def test_slices_of_several_thicknesses_keep_theirs_in_the_segmentation(tmp_path: Path) -> None:
+    paths = cases.write_ct(tmp_path)
+    for path, thickness in zip(paths, [2.5, 2.5, 7.5, 7.5, 7.5, 7.5], strict=True):
+        image = dcmread(path)
+        image.SliceThickness = thickness
+        image.save_as(path)
+    volume = cases.volume_of(paths)
+    prediction = cases.prediction_of(volume, cases.mask_of(volume))
+    seg = of_kind(cases.results_of(volume, prediction), ObjectKind.SEG)
+    assert "PixelMeasuresSequence" not in seg.SharedFunctionalGroupsSequence[0]
+    told = {
+        str(frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID): float(
+            frame.PixelMeasuresSequence[0].SliceThickness
+        )
+        for frame in seg.PerFrameFunctionalGroupsSequence
+    }
+    assert told == {volume.sop_uids[1]: 2.5, volume.sop_uids[2]: 7.5, volume.sop_uids[3]: 7.5}
+
+
+@pytest.mark.filterwarnings("ignore:The value length")
+def test_what_a_header_spells_freely_stops_no_report(tmp_path: Path) -> None:
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "X1", "99LOCAL", "CT of the head " * 6
+    paths = cases.write_ct(tmp_path, elements={"ProcedureCodeSequence": [code], "SliceThickness": "0"})
+    volume = cases.volume_of(paths)
+    results = cases.results_of(volume, cases.prediction_of(volume, cases.mask_of(volume)))
+    assert kinds(results) == ["SEG", "SR", "KEY_IMAGE"]
+
+
 def test_a_single_voxel_of_a_single_subtype_is_written(volume: Volume, positive: Prediction) -> None:
     """What is the same for all frames moves to the shared functional groups; with one frame, that is much."""
     mask = np.zeros(volume.hu.shape, np.uint8)
@@ -329,6 +358,16 @@ def test_presence_and_priority_are_coded(
     categories = [i.ConceptCodeSequence[0].CodeValue for i in items(group, "276214006")]
     assert categories == ([category] if category else [])
     assert bool(items(group, "121071")) == (category is not None)  # a negative carries no Finding item
+
+
+def test_a_negative_of_a_part_of_a_head_is_no_answer_for_the_whole(volume: Volume, positive: Prediction) -> None:
+    part = replace(volume, partial="Only a part of the head was analysed: 45 mm of brain.")
+    (made,) = cases.results_of(part, positive, cases.NEGATIVE)
+    report = parsed(made)
+    assert report.SeriesDescription == "AI ROUTINE: part of head, no ICH detected"
+    assert not items(groups(report)["ICH-ANY"], Concept.INTRACRANIAL_HEMORRHAGE.code.value)
+    found = cases.results_of(part, positive)
+    assert {parsed(made).SeriesDescription for made in found} == {"AI STAT: ICH suspected"}
 
 
 def test_the_report_is_preliminary_unverified_research_and_says_so(volume: Volume, positive: Prediction) -> None:
@@ -472,7 +511,8 @@ def test_the_legend_says_in_one_line_what_was_found(
     ("decision", "description"),
     [
         (cases.POSITIVE, "AI STAT: ICH suspected"),
-        (Decision(priority=Priority.HIGH, reason="r", findings=()), "AI HIGH: ICH suspected"),
+        (Decision(priority=Priority.HIGH, reason="r", findings=(), suspected=True), "AI HIGH: ICH suspected"),
+        (Decision(priority=Priority.ROUTINE, reason="r", findings=(), suspected=True), "AI ROUTINE: ICH suspected"),
         (cases.NEGATIVE, "AI ROUTINE: no ICH detected"),
     ],
 )

@@ -272,6 +272,38 @@ def test_a_late_slice_opens_the_next_revision_which_supersedes(database: Databas
     assert [parcel.sop_uid for parcel in parcels] == ["2.25.2"]
 
 
+def test_what_was_under_way_when_it_was_superseded_is_not_tried_again(database: Database, clock: Clock) -> None:
+    publish_series(database, clock, "1.2.3.4", "1", Outcome.ANALYZED)
+    (old,) = outbox.claim_parcels(database, "pacs", now=clock(), lease_s=60)
+    arrive(database, clock, 2)
+    make_ready(database, clock)
+    assert claims.publish(database, claim(database, clock), report("2", clock=clock), now=clock())
+    outbox.mark_failed(database, old, status=None, error="no answer", not_before=clock())
+    assert sent_uids(database, clock) == ["2.25.2"]
+    outbox.mark_sent(database, old, status=0, now=clock())  # should it have arrived after all, that is known
+    assert states(database) == [(1, "DELIVERED"), (2, "REPORTED")]
+
+
+def test_a_study_whose_newest_revision_was_not_analysed_hears_so(database: Database, clock: Clock) -> None:
+    publish_series(database, clock, "1.2.3.4", "1", Outcome.ANALYZED)
+    arrive(database, clock, 2)
+    make_ready(database, clock)
+    made = report("2", outcome=Outcome.NOT_ANALYZED, clock=clock)
+    assert claims.publish(database, claim(database, clock), made, now=clock())
+    assert sent_uids(database, clock) == ["2.25.2"]
+
+
+def test_the_age_of_a_study_is_that_on_arrival_unless_it_came_from_the_spool(database: Database, clock: Clock) -> None:
+    arrive(database, clock, 1)
+    came_at = clock()
+    rebuilt = arrived(clock, 1, series="1.2.3.5")
+    ledger.record(database, [replace(rebuilt, instance=replace(rebuilt.instance, association=""))])
+    make_ready(database, clock)
+    clock.advance(48 * 3600)
+    assert claim(database, clock).received_at == came_at
+    assert claim(database, clock).received_at == clock()
+
+
 # ---------------------------------------------------------------- notices
 
 

@@ -89,6 +89,29 @@ def test_the_grid_follows_the_head_through_a_tilted_stack() -> None:
     assert placement.grid_columns[0].centres_mm[50] == pytest.approx(120.0, abs=1.0)
 
 
+@pytest.mark.parametrize("turned", ["no", "prone", "on the left side", "on the right side"])
+def test_the_head_is_the_same_way_round_however_the_patient_lay(turned: str) -> None:
+    """The nose (bright, at the front) and the patient's left (dark spot) end at the same grid pixels."""
+    at_mm = np.arange(120) * 2.0 - 119.0
+    posterior, left = at_mm[:, None], at_mm[None, :]
+    upright = np.where((posterior / 90) ** 2 + (left / 70) ** 2 < 1, 40, -1024)
+    upright = np.where((posterior + 80) ** 2 + left**2 < 8**2, 300, upright)
+    upright = np.where(posterior**2 + (left - 50) ** 2 < 8**2, -50, upright).astype(np.int16)
+    x, y = np.eye(3)[0], np.eye(3)[1]
+    image, rows_to, columns_to = {
+        "no": (upright, x, y),
+        "prone": (upright[::-1, ::-1], -x, -y),
+        "on the left side": (upright.T[:, ::-1], -y, x),
+        "on the right side": (upright.T[::-1], y, -x),
+    }[turned]
+    volume = _volume(np.ascontiguousarray(image)[None], 2.0, np.stack([rows_to, columns_to]))
+    placement = place_grid(volume, Grid(size_px=100, spacing_mm=2.0))
+    hu = to_grid(volume.hu, placement)[0]
+    np.testing.assert_allclose(hu[10:90, 10:90], upright[20:100, 20:100], atol=1)
+    back = from_grid((hu > 200).astype(np.float32)[None], placement, 0)[0]
+    np.testing.assert_array_equal(back > 0.5, image > 200)
+
+
 def test_outside_the_image_is_air_there_and_nothing_back() -> None:
     volume = _volume(np.full((1, 64, 64), 40, np.int16), 1.0)
     grid = Grid(size_px=100, spacing_mm=1.0)

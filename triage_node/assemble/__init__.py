@@ -13,13 +13,14 @@ import warnings as python_warnings
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
 from triage_node.assemble.geometry import Geometry, measure
 from triage_node.assemble.headers import Header, read_headers
 from triage_node.assemble.pixels import require_rescale, stack_hounsfield
-from triage_node.assemble.stacks import Stack, choose_stack
+from triage_node.assemble.stacks import Stack, beyond_mm, choose_stack
 from triage_node.assemble.suitability import require_head_pixels, require_plain_head, require_recent
 from triage_node.domain import Volume
 
@@ -52,7 +53,8 @@ def _assemble(paths: Sequence[Path], oldest: datetime | None) -> Volume:
     first = stack.slices[0]
     assert first.orientation is not None
     assert first.spacing_mm is not None
-    require_head_pixels(hu, first.spacing_mm, geometry.weights_mm)
+    enclosed_mm = require_head_pixels(hu, first.spacing_mm, geometry.weights_mm)
+    partial = _partial(enclosed_mm, beyond_mm(stack, headers))
     return Volume(
         hu=hu,
         sop_uids=tuple(header.sop_uid for header in stack.slices),
@@ -63,8 +65,36 @@ def _assemble(paths: Sequence[Path], oldest: datetime | None) -> Volume:
         weights_mm=geometry.weights_mm,
         tilt_deg=geometry.tilt_deg,
         header=_summary(stack, geometry),
-        warnings=(*notes, *geometry.warnings, *_image_warnings(stack.slices)),
+        warnings=(
+            *((partial,) if partial else ()),
+            *notes,
+            *geometry.warnings,
+            *_image_warnings(stack.slices),
+            *_age_warning(first),
+        ),
+        partial=partial,
     )
+
+
+ADULT_YEARS: Final = 18
+WHOLE_HEAD_MM: Final = 90.0
+"""Height over which bone encloses brain in a whole head: 121 mm in a real one, 115 to 136 mm in simulated ones."""
+BEYOND_MM: Final = 10.0
+"""Slices that are left out and reach further than this beyond the analysed ones show anatomy of their own."""
+
+
+def _partial(enclosed_mm: float, left_out_mm: float) -> str | None:
+    if enclosed_mm >= WHOLE_HEAD_MM:
+        return None
+    left_out = f"; images that were left out reach {left_out_mm:.0f} mm further" if left_out_mm > BEYOND_MM else ""
+    return f"Only a part of the head was analysed: {enclosed_mm:.0f} mm of brain{left_out}."
+
+
+def _age_warning(header: Header) -> Iterable[str]:
+    """PatientAge is nnnD, nnnW, nnnM or nnnY (PS3.5 6.2, VR AS)."""
+    age = header.text("PatientAge")
+    if age[-1:] in ("D", "W", "M") or (age[-1:] == "Y" and age[:-1].isdigit() and int(age[:-1]) < ADULT_YEARS):
+        yield f"The patient is younger than {ADULT_YEARS} years; the model is meant for adults."
 
 
 def _image_warnings(slices: Sequence[Header]) -> Iterable[str]:

@@ -158,8 +158,8 @@ def _thickness_warnings(stack: Stack) -> Iterable[str]:
 
 
 def _orientation_warning(stack: Stack) -> Iterable[str]:
-    """Models expect rows towards the patient's left and columns towards the back (head first, supine)."""
+    """Usual are rows towards the patient's left and columns towards the back, to 45 degrees (head first, supine)."""
     orientation = stack.slices[0].orientation
     assert orientation is not None
-    if orientation[0, 0] < 0 or orientation[1, 1] < 0:
-        yield "The images are not in the usual orientation (prone, feet first or mirrored)."
+    if orientation[0, 0] < np.sqrt(0.5) or orientation[1, 1] < np.sqrt(0.5):
+        yield "The images are not in the usual orientation (on a side, prone, feet first or mirrored)."

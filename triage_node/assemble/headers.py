@@ -27,7 +27,8 @@ READ_ERRORS: Final = (
 """What pydicom and its decoders were seen to raise on broken files."""
 
 ELEMENTS: Final = (
-    "SOPClassUID", "SOPInstanceUID", "Modality", "ImageType", "NumberOfFrames", "SamplesPerPixel", "InstanceNumber",
+    "SOPClassUID", "SOPInstanceUID", "Modality", "PatientAge", "ImageType", "NumberOfFrames",
+    "SamplesPerPixel", "InstanceNumber",
     "FrameOfReferenceUID", "ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing", "Rows", "Columns",
     "SliceThickness", "ConvolutionKernel", "AcquisitionNumber", "GantryDetectorTilt", "KVP",
     "AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime", "SeriesDate", "SeriesTime", "StudyDate", "StudyTime",
@@ -37,7 +38,7 @@ ELEMENTS: Final = (
     "PhotometricInterpretation", "BitsAllocated", "BitsStored", "PixelRepresentation", "PixelPaddingValue",
     "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept", "RescaleType",
 )  # fmt: skip
-"""All that is read of a file before its pixels: no name, ID or other identity of the patient is among them."""
+"""All that is read of a file before its pixels: no name, ID or date of birth is among them."""
 
 ORTHONORMAL_TOLERANCE: Final = 0.01
 """Direction cosines are printed with as few as three digits; a larger error is no orientation at all."""

@@ -71,6 +71,18 @@ def choose_stack(headers: Sequence[Header]) -> tuple[Stack, tuple[str, ...]]:
     return chosen, (*notes, *geometry_notes, *duplicate_notes, *_left_out(stacks, chosen))
 
 
+def beyond_mm(stack: Stack, headers: Sequence[Header]) -> float:
+    """How far axial slices of the series that are not in `stack` reach beyond its ends, mm; 0 where none does."""
+    first, last = stack.depths_mm[0], stack.depths_mm[-1]
+    others = [
+        header.depth_mm
+        for header in headers
+        if _is_ct_slice(header) and header.orientation is not None and header.position_mm is not None
+        if Stack(slices=(header,)).is_axial
+    ]
+    return float(max([0.0, *(first - depth for depth in others), *(depth - last for depth in others)]))
+
+
 # ---------------------------------------------------------------- what is no slice
 
 
@@ -165,15 +177,20 @@ def _groups(headers: list[Header]) -> list[list[Header]]:
 def _disjoint_stacks(group: list[Header]) -> Iterable[Stack]:
     """Stacks without two slices at one place.
 
+    A run that continues another one joins it, less the slices where the two overlap.
     Thickness and AcquisitionNumber only tell apart what overlaps: sequential scanners count an acquisition per table
     position and scan the skull base thinner than the brain, all of it one stack (measured: GE HiSpeed Dual).
     """
     for pool in _thicknesses_side_by_side(group):
         stacks: list[list[Header]] = []
         for run in sorted(_runs(pool), key=_run_order):
-            free = [stack for stack in stacks if stack[-1].depth_mm + SAME_POSITION_MM < run[0].depth_mm]
-            if free:
-                free[0].extend(run)
+            for stack in stacks:
+                beyond = [header for header in run if stack[-1].depth_mm + SAME_POSITION_MM < header.depth_mm]
+                if 2 * len(beyond) >= len(run):  # a repeat of the same anatomy has almost nothing beyond
+                    overlap = run[: len(run) - len(beyond)]
+                    stack.extend(beyond)
+                    stacks += [overlap] if overlap else []
+                    break
             else:
                 stacks.append(list(run))
         yield from (Stack(slices=tuple(stack)) for stack in stacks)
@@ -187,9 +204,12 @@ def _thicknesses_side_by_side(group: list[Header]) -> list[list[Header]]:
     pools: list[tuple[list[Header], list[tuple[float, float]]]] = []
     for slices in sorted(by_thickness.values(), key=len, reverse=True):
         spans = [(part[0].depth_mm, part[-1].depth_mm) for part in _unbroken(slices)]
+        step_mm = _usual_step_mm(slices)  # so much may a change of thickness overlap
         for members, taken in pools:
             if not any(
-                low <= other_high and other_low <= high for low, high in spans for other_low, other_high in taken
+                min(high, other_high) - max(low, other_low) >= step_mm
+                for low, high in spans
+                for other_low, other_high in taken
             ):
                 members.extend(slices)
                 taken.extend(spans)
@@ -215,10 +235,16 @@ def _runs(group: list[Header]) -> Iterable[list[Header]]:
 def _unbroken(slices: list[Header]) -> Iterable[list[Header]]:
     """Parts of slices in order of depth, split where a step is far longer than usual; repeats do not count as steps."""
     steps = np.diff([header.depth_mm for header in slices])
-    usual = steps[steps >= SAME_POSITION_MM]
-    breaks = (np.flatnonzero(steps > RUN_BREAK * np.median(usual)) + 1).tolist() if len(usual) else []
+    breaks = (np.flatnonzero(steps > RUN_BREAK * (_usual_step_mm(slices) or np.inf)) + 1).tolist()
     for first, last in zip([0, *breaks], [*breaks, len(slices)], strict=True):
         yield slices[first:last]
+
+
+def _usual_step_mm(slices: list[Header]) -> float:
+    """Median way between neighbours in order of depth, repeats aside; 0 where there is none."""
+    steps = np.diff([header.depth_mm for header in slices])
+    usual = steps[steps >= SAME_POSITION_MM]
+    return float(np.median(usual)) if len(usual) else 0.0
 
 
 def _run_order(run: list[Header]) -> tuple[object, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Final
@@ -64,8 +65,9 @@ def require_plain_head(header: Header) -> None:
 
 def names_contrast_agent(header: Header) -> bool:
     """Whether the Contrast/Bolus module names an agent (PS3.3 C.7.6.4)."""
-    agent = header.text("ContrastBolusAgent").upper()
-    return agent not in _NO_AGENT or bool(header.texts("ContrastBolusAgentSequence"))
+    agent = _plain(header.text("ContrastBolusAgent")).strip()
+    none = agent in _NO_AGENT or agent.startswith("NONE ") or _NATIVE_TEXT.search(agent) is not None
+    return not none or bool(header.texts("ContrastBolusAgentSequence"))
 
 
 def is_bone_reconstruction(header: Header) -> bool:
@@ -81,16 +83,13 @@ def is_bone_reconstruction(header: Header) -> bool:
 
 
 def _describes_contrast(header: Header) -> bool:
-    """The series description decides, else the protocol.
+    """The series description decides; the protocol only where there is none.
 
-    The study description is no witness: a study ordered as CTA begins with the plain series that we are after.
+    Study description and protocol speak of the whole examination: a study ordered as CTA, or scanned by a stroke
+    protocol, begins with the plain series that we are after. A CTA that slips through costs a false alarm, no miss.
     """
-    for text in (_plain(header.text(keyword)) for keyword in ("SeriesDescription", "ProtocolName")):
-        if _NATIVE_TEXT.search(text):
-            return False
-        if _CONTRAST_TEXT.search(text):
-            return True
-    return False
+    text = _plain(header.text("SeriesDescription")) or _plain(header.text("ProtocolName"))
+    return _NATIVE_TEXT.search(text) is None and _CONTRAST_TEXT.search(text) is not None
 
 
 def _names_another_part(header: Header) -> bool:
@@ -105,7 +104,9 @@ def _names_another_part(header: Header) -> bool:
 
 
 def _plain(text: str) -> str:
-    return re.sub(r"[_^,.;:()]+", " ", text.upper())
+    """Capitals without accents; what parts words in protocol names is a space."""
+    letters = "".join(letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
+    return re.sub(r"[_^,.;:()]+", " ", letters.upper())
 
 
 # ---------------------------------------------------------------- what the pixels show
@@ -128,10 +129,11 @@ _DEPTH_MM: Final = 30.0
 """The inside of a skull is 100 mm high and more; a 60 mm scan of a head shows half of that."""
 
 
-def require_head_pixels(hu: Int16Array, pixel_spacing_mm: tuple[float, float], weights_mm: Float64Array) -> None:
-    """Raise NotSuitable(NOT_HEAD) unless bone encloses a brain-sized region of soft tissue over several slices.
+def require_head_pixels(hu: Int16Array, pixel_spacing_mm: tuple[float, float], weights_mm: Float64Array) -> float:
+    """The mm over which bone encloses a brain-sized region of soft tissue.
 
-    Lenient on purpose: a labelled head is refused only where nothing in it can be the inside of a skull.
+    Raises NotSuitable(NOT_HEAD) where that is hardly anywhere. Lenient on purpose: a labelled head is refused only
+    where nothing in it can be the inside of a skull.
     """
     enclosed_mm = sum(
         float(weight_mm)
@@ -140,6 +142,7 @@ def require_head_pixels(hu: Int16Array, pixel_spacing_mm: tuple[float, float], w
     )
     if enclosed_mm < _DEPTH_MM:
         raise NotSuitable(NotAnalyzedReason.NOT_HEAD, "No brain enclosed by a skull was found in the images.")
+    return enclosed_mm
 
 
 def _shows_inside_of_skull(slice_hu: Int16Array, pixel_spacing_mm: tuple[float, float]) -> bool:

@@ -34,7 +34,7 @@ from triage_node.domain import (
     ResultObject,
     Volume,
 )
-from triage_node.errors import NotSuitable, UsageError
+from triage_node.errors import InferenceError, NotSuitable, UsageError
 from triage_node.report.uids import ResultUids
 
 
@@ -55,6 +55,8 @@ class Making:
     revision: int = 1
     predecessor_sr: tuple[str, str] | None = None
     """(SOP Class UID, SOP Instance UID) of the SR of the revision that this one supersedes."""
+    received_at: datetime | None = None
+    """When the first image came: how old a study was on arrival decides whether it is a prior. None: `created_at`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +83,7 @@ def analyze_series(paths: Sequence[Path], config: Config, predictor: Predict, ma
     """Take the files of one series to their end. NotSuitable becomes a notice; other errors pass."""
     started = monotonic()
     try:
-        volume = assemble(paths, oldest=_oldest(config, making.created_at))
+        volume = assemble(paths, oldest=_oldest(config, making.received_at or making.created_at))
     except NotSuitable as unsuitable:
         return _notice(paths, making, Outcome.NOT_ANALYZED, unsuitable.reason.value, unsuitable.detail)
     assembled = monotonic()
@@ -144,7 +146,13 @@ def _analyze_files(
 ) -> Analysis:
     uids = ResultUids(node=config.uid_scope, series_uid=series_uid, revision=1)
     making = Making(producer=producer(config, bundle=None), uids=uids, created_at=now)
-    return analyze_series(paths, config, predictor, making)
+    try:
+        return analyze_series(paths, config, predictor, making)
+    except InferenceError:
+        raise  # no other series would fare better
+    except Exception as error:  # noqa: BLE001 - boundary of one series: the others of the folder go on
+        log.event("analysis failed", series=log.ref(series_uid), error=type(error).__name__)
+        return failed(paths, making, f"the analysis failed ({type(error).__name__})")
 
 
 def _series_in(folder: Path) -> dict[str, list[Path]]:
@@ -176,9 +184,9 @@ def _write(out: Path, analysis: Analysis) -> dict[str, Any]:
     return result
 
 
-def _oldest(config: Config, now: datetime) -> datetime | None:
+def _oldest(config: Config, received_at: datetime) -> datetime | None:
     hours = config.series.max_study_age_h
-    return now - timedelta(hours=hours) if hours else None
+    return received_at - timedelta(hours=hours) if hours else None
 
 
 def _notice(paths: Sequence[Path], making: Making, outcome: Outcome, reason: str, detail: str) -> Analysis:

@@ -69,6 +69,7 @@ def _analyze_claimed(parts: Parts, held: claims.Claim, predictor: Predict) -> An
         created_at=held.claimed_at.astimezone(),  # dates and times in DICOM objects are local (PS3.5 6.2, VR DA, TM)
         revision=held.revision,
         predecessor_sr=claims.previous_sr(parts.database, held),
+        received_at=held.received_at,
     )
     if held.attempts > parts.config.work.attempts:
         return _end_as_failed(paths, making, "the analysis was interrupted too often")

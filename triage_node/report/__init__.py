@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 
 from triage_node.domain import Decision, ObjectKind, Outcome, Prediction, Priority, Producer, ResultObject, Volume
 from triage_node.errors import ReportError
-from triage_node.report.findings import Finding, is_positive, key_slices, reported_findings
+from triage_node.report.findings import Finding, key_slices, reported_findings
 from triage_node.report.instance import Context, plain, read_header
 from triage_node.report.key_image import draw_key_image
 from triage_node.report.notice import build_notice_sr, draw_notice
@@ -57,7 +57,7 @@ def build_results(
         bundle=prediction.bundle,
         uids=uids,
         created_at=created_at,
-        series_description=series_description(decision),
+        series_description=series_description(decision, partial=volume.partial is not None),
     )
     slices = source_slices(volume, context)
     findings = reported_findings(prediction, decision)
@@ -69,10 +69,11 @@ def build_results(
         findings=findings,
         evidence=Evidence(slices=slices, key_slices=[slices[index] for index in shown], seg=seg),
         comments=volume.warnings,
+        whole_head=volume.partial is None,
         predecessor=predecessor_sr,
         context=context,
     )
-    key_images = _key_images(volume, prediction, decision, findings, shown if is_positive(decision) else (), context)
+    key_images = _key_images(volume, prediction, decision, findings, shown if decision.suspected else (), context)
     return (*((seg,) if seg else ()), sr, *key_images)
 
 
@@ -112,9 +113,10 @@ def build_notice(
     return (build_notice_sr(outcome, reason, detail, context), page)
 
 
-def series_description(decision: Decision) -> str:
-    """What every study list shows: "AI STAT: ICH suspected"."""
-    return f"AI {decision.priority}: {'ICH suspected' if is_positive(decision) else 'no ICH detected'}"
+def series_description(decision: Decision, *, partial: bool = False) -> str:
+    """What every study list shows: "AI STAT: ICH suspected". A negative of a `partial` head says that it is one."""
+    said = "ICH suspected" if decision.suspected else "no ICH detected"
+    return f"AI {decision.priority}: {'part of head, ' if partial and not decision.suspected else ''}{said}"
 
 
 # ---------------------------------------------------------------- steps

@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from triage_node.domain import CLASSES, SUBTYPES, Decision, Prediction, Priority
+from triage_node.domain import CLASSES, SUBTYPES, Decision, Prediction
 
 MAX_KEY_SLICES: Final = 3
 
@@ -24,18 +24,13 @@ class Finding:
     segmented: bool
 
 
-def is_positive(decision: Decision) -> bool:
-    """Whether hemorrhage is suspected."""
-    return bool(decision.findings) or decision.priority in (Priority.STAT, Priority.HIGH)
-
-
 def reported_findings(prediction: Prediction, decision: Decision) -> tuple[Finding, ...]:
     """Suspected subtypes in the order of the decision, then what else was segmented; none for a negative.
 
     In a positive study nothing segmented is hidden: half of a lesion may carry the label of a subtype that stayed
     below the operating point. In a negative one nothing is shown, so that stray voxels do not look like a finding.
     """
-    if not is_positive(decision):
+    if not decision.suspected:
         return ()
     segmented = _segmented(prediction)
     names = (*decision.findings, *(name for name in SUBTYPES if name in segmented and name not in decision.findings))

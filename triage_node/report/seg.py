@@ -11,14 +11,15 @@ from highdicom.color import CIELabColor
 from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
 from pydicom.dataset import Dataset
 
-from triage_node.domain import OPERATING_POINT, SUBTYPE_ABBREVIATIONS, BundleRef, ObjectKind, ResultObject, UInt8Array
+from triage_node.domain import DISCLAIMER, SUBTYPE_ABBREVIATIONS, BundleRef, ObjectKind, ResultObject, UInt8Array
 from triage_node.errors import ReportError
 from triage_node.report.codes import SUBTYPE_CODES, Concept
 from triage_node.report.findings import Finding, label_value
 from triage_node.report.instance import Context, finish, read_back
 from triage_node.report.palette import COLORS
 
-CALIBRATED: Final = f"probabilities are calibrated to an operating point of {OPERATING_POINT:g}"
+_DESCRIPTION: Final = f"ICH? {DISCLAIMER}"
+"""Content Description (0070,0081) is LO, 64 characters."""
 
 
 def segment_numbers(findings: Sequence[Finding]) -> dict[str, int]:
@@ -40,7 +41,6 @@ def build_seg(
     """
     numbers = segment_numbers(findings)
     labels = _numbered(mask, numbers)
-    first = slices[0]
     segmentation = Segmentation(
         source_images=list(slices),
         pixel_array=labels,
@@ -55,11 +55,10 @@ def build_seg(
         software_versions=context.producer.software_version or "unknown",
         device_serial_number=context.producer.node_name,
         content_label="ICH",
-        content_description="Suspected intracranial hemorrhage. Research.",
-        pixel_measures=PixelMeasuresSequence(
-            pixel_spacing=[float(mm) for mm in first.PixelSpacing], slice_thickness=float(first.SliceThickness)
-        ),
+        content_description=_DESCRIPTION,
+        pixel_measures=_measures(slices[0]),
     )
+    _tell_thicknesses(segmentation, slices)
     _fix_dimension_uid(segmentation, context.uids.dimension_organization())
     segmentation.ContentCreatorName = None  # Type 2 (PS3.3 table 10-12): nobody drew it
     segmentation["PixelData"].VR = "OB"  # highdicom leaves "OB or OW"; 1 bit allocated is OB (PS3.5 8.2)
@@ -95,6 +94,22 @@ def _segment(name: str, number: int, bundle: BundleRef, context: Context) -> Seg
         anatomic_regions=[coded.site.code],
         display_color=CIELabColor.from_rgb(*COLORS[name]),
     )
+
+
+def _measures(slice_: Dataset) -> PixelMeasuresSequence:
+    spacing_mm = [float(mm) for mm in slice_.PixelSpacing]
+    return PixelMeasuresSequence(pixel_spacing=spacing_mm, slice_thickness=float(slice_.SliceThickness))
+
+
+def _tell_thicknesses(segmentation: Dataset, slices: Sequence[Dataset]) -> None:
+    """Where slices differ in thickness each frame gets its own Pixel Measures (PS3.3 C.7.6.16.2.1)."""
+    if len({float(slice_.SliceThickness) for slice_ in slices}) == 1:
+        return
+    del segmentation.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+    by_uid = {str(slice_.SOPInstanceUID): slice_ for slice_ in slices}
+    for groups in segmentation.PerFrameFunctionalGroupsSequence:
+        (source,) = _macro(segmentation, groups, "DerivationImageSequence").SourceImageSequence
+        groups.PixelMeasuresSequence = _measures(by_uid[str(source.ReferencedSOPInstanceUID)])
 
 
 def _fix_dimension_uid(segmentation: Dataset, uid: str) -> None:

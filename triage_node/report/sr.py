@@ -9,20 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypedDict
+from typing import Final, TypedDict
 
 import highdicom.sr as hdsr
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.sr.coding import Code
 
-from triage_node.domain import DISCLAIMER, Decision, ObjectKind, Prediction, Producer, ResultObject
+from triage_node.domain import DISCLAIMER, OPERATING_POINT, Decision, ObjectKind, Prediction, Producer, ResultObject
 from triage_node.errors import ReportError
 from triage_node.report.codes import ACTIONABLE_CODES, PRIORITY_CODES, SUBTYPE_CODES, Concept
-from triage_node.report.findings import Finding, is_positive
+from triage_node.report.findings import Finding
 from triage_node.report.instance import Context, finish, plain, read_back
-from triage_node.report.seg import CALIBRATED, segment_numbers, tracking_id
+from triage_node.report.seg import segment_numbers, tracking_id
 
+_SCORE: Final = f"probabilities are scores of the model; its operating point is {OPERATING_POINT:g}"
 _Group = hdsr.MeasurementsAndQualitativeEvaluations | hdsr.VolumetricROIMeasurementsAndQualitativeEvaluations
 
 
@@ -54,11 +55,16 @@ def build_sr(
     findings: Sequence[Finding],
     evidence: Evidence,
     comments: Sequence[str],
+    whole_head: bool,
     predecessor: tuple[str, str] | None,
     context: Context,
 ) -> ResultObject:
-    """The SR, read back and compared with the values that went in. Raises ReportError."""
-    groups: list[_Group] = [_any_group(prediction, decision, evidence, comments, context)]
+    """The SR, read back and compared with the values that went in. Raises ReportError.
+
+    Hemorrhage is only coded as absent of a `whole_head`.
+    """
+    answer = Concept.PRESENT if decision.suspected else Concept.ABSENT if whole_head else None
+    groups: list[_Group] = [_any_group(prediction, decision, answer, evidence, comments, context)]
     groups += [_subtype_group(finding, findings, prediction, evidence, context) for finding in findings]
     report = hdsr.MeasurementReport(
         observation_context=_observer(context.producer, context.uids.device()),
@@ -89,9 +95,14 @@ def build_sr(
 
 
 def _any_group(
-    prediction: Prediction, decision: Decision, evidence: Evidence, comments: Sequence[str], context: Context
+    prediction: Prediction,
+    decision: Decision,
+    answer: Concept | None,
+    evidence: Evidence,
+    comments: Sequence[str],
+    context: Context,
 ) -> _Group:
-    positive = is_positive(decision)
+    positive = decision.suspected
     ich = Concept.INTRACRANIAL_HEMORRHAGE.code
     # a negative carries no Finding item: a reader that only looks for findings must not see one
     group = hdsr.MeasurementsAndQualitativeEvaluations(
@@ -101,7 +112,7 @@ def _any_group(
         algorithm_id=_algorithm(prediction, context),
         measurements=_measurements(prediction.probabilities.get("any"), prediction.volumes_ml.get("any")),
         qualitative_evaluations=[
-            hdsr.QualitativeEvaluation(ich, (Concept.PRESENT if positive else Concept.ABSENT).code),
+            *([hdsr.QualitativeEvaluation(ich, answer.code)] if answer else []),
             hdsr.QualitativeEvaluation(Concept.PRIORITY.code, PRIORITY_CODES[decision.priority].code),
         ],
         source_images=[_source(image) for image in evidence.key_slices],
@@ -149,7 +160,7 @@ def _algorithm(prediction: Prediction, context: Context) -> hdsr.AlgorithmIdenti
     return hdsr.AlgorithmIdentification(
         name=plain(prediction.bundle.name),
         version=plain(prediction.bundle.version),
-        parameters=[CALIBRATED, f"weights sha256 {prediction.bundle.sha256}"],
+        parameters=[_SCORE, f"weights sha256 {prediction.bundle.sha256}"],
         family=Concept.ARTIFICIAL_INTELLIGENCE.code,
         manufacturer=plain(context.producer.manufacturer),
     )
@@ -198,7 +209,9 @@ def _procedures(source: Dataset) -> list[Code]:
     """The coded procedure of the study where it has one, else a CT (CID 100 has no head CT)."""
     items = [*source.get("ProcedureCodeSequence", ()), *source.get("RequestedProcedureCodeSequence", ())]
     complete = [
-        Code(str(item.CodeValue), str(item.CodingSchemeDesignator), str(item.CodeMeaning))
+        Code(
+            str(item.CodeValue), str(item.CodingSchemeDesignator), str(item.CodeMeaning)[:64]
+        )  # LO, which RIS texts overrun
         for item in items
         if item.get("CodeValue") and item.get("CodingSchemeDesignator") and item.get("CodeMeaning")
     ]

@@ -39,12 +39,20 @@ def _slice(volume: Volume, index: int, context: Context) -> Dataset:
     seen.PixelSpacing = _decimal(volume.pixel_spacing_mm)
     seen.ImageOrientationPatient = _decimal(volume.orientation.ravel())
     seen.ImagePositionPatient = _decimal(volume.positions_mm[index])
-    seen.SliceThickness = header.get("SliceThickness") or _decimal([float(np.median(volume.weights_mm))])[0]
+    seen.SliceThickness = _thickness(header) or _decimal([float(np.median(volume.weights_mm))])[0]
     if header.get("LossyImageCompression") == "01":
         for keyword in ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"):
             if header.get(keyword):
                 setattr(seen, keyword, header[keyword].value)
     return seen
+
+
+def _thickness(header: Dataset) -> DSfloat | None:
+    """SliceThickness, unless it is absent, zero or no number ("N/A" was seen)."""
+    try:
+        return _decimal([float(header.SliceThickness)])[0] if float(header.SliceThickness) > 0 else None
+    except (AttributeError, TypeError, ValueError):
+        return None
 
 
 def _decimal(values: object) -> list[DSfloat]:

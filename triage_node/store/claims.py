@@ -56,6 +56,9 @@ class Claim:
     """How many the series had at the claim; a result of fewer is not published."""
     claimed_at: datetime
     """The clock of the results; the same at every attempt."""
+    received_at: datetime
+    """When its first image came: the age of a study is measured from here, so that no backlog makes it a prior. For
+    a series that was entered anew from the spool the claim counts: a lost database must not analyse old studies."""
     attempts: int
     """This one included."""
     token: str
@@ -153,7 +156,9 @@ def claim(database: Database, *, now: datetime, lease_s: float) -> Claim | None:
         if row is None:
             return None
         owner = connection.execute(
-            sa.select(series.c.study_uid, series.c.images).where(series.c.series_uid == row.series_uid)
+            sa.select(series.c.study_uid, series.c.images, series.c.first_image_at, series.c.association).where(
+                series.c.series_uid == row.series_uid
+            )
         ).one()
     return Claim(
         revision_id=row.id,
@@ -162,6 +167,7 @@ def claim(database: Database, *, now: datetime, lease_s: float) -> Claim | None:
         revision=row.revision,
         images=owner.images,
         claimed_at=row.claimed_at,
+        received_at=owner.first_image_at if owner.association else row.claimed_at,
         attempts=row.attempts,
         token=token,
     )
@@ -225,18 +231,14 @@ def publish(database: Database, held: Claim, report: Report, *, now: datetime) -
     worker holds the claim.
     """
     with database.transaction() as connection:
-        # the row is locked (SQLite: the whole database), so that no image can slip in between
-        images = connection.execute(
-            sa.select(series.c.images).where(series.c.series_uid == held.series_uid).with_for_update()
-        ).scalar_one()
-        if images != held.images:
+        if _lock_study(connection, held)[held.series_uid] != held.images:
             _reopen(connection, held)
             return False
         _finish(connection, held, report, now)
         _supersede(connection, held)
         _insert_results(connection, held, report)
         _reconcile_notices(connection, held, now)
-        close_delivered(connection, [held.revision_id], now)
+        close_delivered(connection, _revisions_of(connection, held.series_uid), now)
         return True
 
 
@@ -252,6 +254,25 @@ def _held(held: Claim) -> sa.Update:
         revision.c.token == held.token,
         revision.c.state == SeriesState.ANALYZING.value,
     )
+
+
+def _lock_study(connection: sa.Connection, held: Claim) -> dict[str, int]:
+    """Number of images by series of the study, under lock (on SQLite the whole database is).
+
+    No image can slip in between, and two series of one study are published one after the other, so that each sees how
+    the other ended.
+    """
+    rows = connection.execute(
+        sa.select(series.c.series_uid, series.c.images)
+        .where(series.c.study_uid == held.study_uid)
+        .order_by(series.c.series_uid)
+        .with_for_update()
+    )
+    return {row.series_uid: row.images for row in rows}
+
+
+def _revisions_of(connection: sa.Connection, series_uid: str) -> list[int]:
+    return list(connection.execute(sa.select(revision.c.id).where(revision.c.series_uid == series_uid)).scalars())
 
 
 def _reopen(connection: sa.Connection, held: Claim) -> None:
@@ -315,11 +336,19 @@ def _insert_results(connection: sa.Connection, held: Claim, report: Report) -> N
 
 
 def _reconcile_notices(connection: sa.Connection, held: Claim, now: datetime) -> None:
-    """`Not analysed` is only said of a study of which nothing was analysed."""
+    """`Not analysed` is only said of a study of which nothing was analysed, as its newest revisions say."""
+    newer = revision.alias()
+    superseded = sa.exists().where(
+        newer.c.series_uid == revision.c.series_uid,
+        newer.c.revision > revision.c.revision,
+        newer.c.outcome.is_not(None),
+    )
     in_study = sa.select(series.c.series_uid).where(series.c.study_uid == held.study_uid)
 
     def ended(outcome: Outcome) -> sa.Select[tuple[int]]:
-        return sa.select(revision.c.id).where(revision.c.series_uid.in_(in_study), revision.c.outcome == outcome.value)
+        return sa.select(revision.c.id).where(
+            revision.c.series_uid.in_(in_study), revision.c.outcome == outcome.value, ~superseded
+        )
 
     analyzed = connection.execute(ended(Outcome.ANALYZED).limit(1)).first() is not None
     if analyzed:
@@ -329,10 +358,10 @@ def _reconcile_notices(connection: sa.Connection, held: Claim, now: datetime) ->
 
 
 def _cancel(connection: sa.Connection, which: sa.ColumnElement[bool]) -> None:
+    """What is under way may still arrive and is SENT then; if it fails it is not tried again."""
+    unsent = (OutboxState.PENDING.value, OutboxState.SENDING.value, OutboxState.DEAD.value)
     connection.execute(
-        outbox.update()
-        .where(which, outbox.c.state.in_((OutboxState.PENDING.value, OutboxState.DEAD.value)))
-        .values(state=OutboxState.CANCELLED.value)
+        outbox.update().where(which, outbox.c.state.in_(unsent)).values(state=OutboxState.CANCELLED.value)
     )
 
 

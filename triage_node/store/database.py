@@ -21,7 +21,8 @@ class Database:
     """An engine and its two kinds of transaction. Safe to share between threads."""
 
     def __init__(self, url: str) -> None:
-        self.engine = sa.create_engine(url)
+        # an error message that quotes parameters would quote UIDs
+        self.engine = sa.create_engine(url, hide_parameters=True)
         if self.engine.dialect.name == "sqlite":
             _prepare_sqlite(self.engine)
 

@@ -32,7 +32,8 @@ class Arrived:
 def record(database: Database, arrivals: Sequence[Arrived]) -> None:
     """Enter objects in one transaction. Entering the same object again changes nothing."""
     with database.transaction() as connection:
-        for arrived in arrivals:
+        # by series: every transaction locks its rows in one order
+        for arrived in sorted(arrivals, key=lambda arrived: arrived.instance.series_uid):
             if arrived.quarantined:
                 _note_quarantined(connection, arrived.instance)
             elif _enter_instance(connection, arrived.instance) and arrived.instance.outcome == InstanceOutcome.SERIES:
