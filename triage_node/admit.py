@@ -8,6 +8,7 @@ enter         ledger: row committed
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -27,7 +28,7 @@ from pydicom.uid import (
 from triage_node import log
 from triage_node.domain import Instance, InstanceOutcome, ReceivedObject
 from triage_node.errors import RejectedObject
-from triage_node.spool import Arrival, Spool
+from triage_node.spool import Arrival, Spool, dataset_sha256
 from triage_node.store import ledger
 from triage_node.store.database import Database
 
@@ -86,6 +87,8 @@ class Admission:
         spooled = self._spool.keep(received)
         self._step("spooled")
         different = spooled.arrival == Arrival.DIFFERENT
+        if different:
+            self._enter_first(received.sop_uid)
         self._writer.enter(ledger.Arrived(instance=replace(instance, sha256=spooled.sha256), quarantined=different))
         self._step("entered")
         if different:
@@ -128,6 +131,11 @@ class Admission:
             outcome=self._outcome(received),
         )
 
+    def _enter_first(self, sop_uid: str) -> None:
+        """The object that other bytes came for has its row: the sender may repeat what we could not enter before."""
+        if ledger.unknown(self._database, [sop_uid]):
+            self._writer.enter(ledger.Arrived(instance=_from_file(self._spool.object_path(sop_uid))))
+
     def _outcome(self, received: ReceivedObject) -> InstanceOutcome:
         if received.sop_class_uid in CT_CLASSES:
             return InstanceOutcome.SERIES
@@ -150,7 +158,8 @@ def rebuild(spool: Spool, database: Database, *, everything: bool = False) -> in
 
 
 def _enter_missing(paths: Sequence[Path], database: Database) -> int:
-    instances = {instance.sop_uid: instance for instance in map(_from_file, paths)}
+    readable = filter(None, map(_from_spool, paths))
+    instances = {instance.sop_uid: instance for instance in readable}
     missing = ledger.unknown(database, list(instances)) if instances else set()
     outcomes = {
         uid: InstanceOutcome.OWN
@@ -161,13 +170,22 @@ def _enter_missing(paths: Sequence[Path], database: Database) -> int:
         ledger.Arrived(instance=replace(instances[uid], outcome=outcomes.get(uid, instances[uid].outcome)))
         for uid in sorted(missing)
     ]
-    ledger.record(database, arrivals)
-    return len(arrivals)
+    refused = ledger.record_all_but_refused(database, arrivals)
+    for arrived in refused:
+        log.event("a spooled object cannot be entered", object=log.ref(arrived.instance.sop_uid))
+    return len(arrivals) - len(refused)
+
+
+def _from_spool(path: Path) -> Instance | None:
+    """As `_from_file`; None, and an event, for a file that is no object of ours."""
+    try:
+        return _from_file(path)
+    except (RejectedObject, OSError, AttributeError, struct.error) as error:
+        log.event("a spooled file cannot be read", file=path.stem[:12], error=type(error).__name__)
+        return None
 
 
 def _from_file(path: Path) -> Instance:
-    from triage_node.spool import dataset_sha256
-
     header = _read_header(path)
     stat = path.stat()
     class_uid = str(header.SOPClassUID)
@@ -192,6 +210,8 @@ def _read_header(source: BytesIO | Path) -> FileDataset:
         for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
             if not header.get(keyword):
                 raise RejectedObject(CANNOT_UNDERSTAND, f"the object carries no {keyword}")
+            if len(str(header[keyword].value)) > 64:
+                raise RejectedObject(CANNOT_UNDERSTAND, f"{keyword} is longer than 64 characters (PS3.5 9.1)")
     except RejectedObject:
         raise
     except (InvalidDicomError, ValueError, KeyError, AttributeError, TypeError, EOFError, NotImplementedError) as error:

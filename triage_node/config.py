@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import math
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -132,7 +133,7 @@ class Destination:
 class Series:
     """[series]: when a series is complete and when its result is published."""
 
-    cap_s: float = setting(120.0, "s after its first image at which a series is taken as it is", check=_at_least(1))
+    cap_s: float = setting(120.0, "s after its first image at which a series is analysed as it is", check=_at_least(1))
     settle_s: float = setting(2.0, "s without a new image before a result is published", check=_at_least(0))
     max_study_age_h: float = setting(24.0, "h; older studies are priors and not analysed; 0: off", check=_at_least(0))
     notice_after_s: float = setting(
@@ -352,6 +353,8 @@ _TYPES: Final[Mapping[str, tuple[tuple[type, ...], str]]] = {
 def _checked(spec: Field[Any], value: Any, where: _Where, section: str, index: int) -> Any:
     types, expected = _TYPES[str(spec.type)]
     good = isinstance(value, types) and not isinstance(value, bool)
+    if isinstance(value, float):
+        good = good and math.isfinite(value)
     if good and isinstance(value, list):
         good = all(isinstance(item, str) for item in value)
     wrong = f"must be {expected}" if not good else (spec.metadata["check"] or (lambda _: None))(value)

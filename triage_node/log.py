@@ -12,6 +12,7 @@ import json
 import logging
 import sys
 import warnings
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TextIO
 
@@ -24,11 +25,15 @@ def ref(uid: str) -> str:
 
 
 def event(name: str, /, *, stream: TextIO | None = None, **fields: Value) -> None:
-    """Write one event. `name` is a few plain words, fields are short plain values."""
+    """Write one event. `name` is a few plain words, fields are short plain values.
+
+    A log that takes nothing more (full disk, reader gone) stops no image and no result.
+    """
     record = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": name, **fields}
     target = stream or sys.stderr
-    target.write(json.dumps(record, ensure_ascii=False) + "\n")
-    target.flush()
+    with suppress(OSError, ValueError):
+        target.write(json.dumps(record, ensure_ascii=False) + "\n")
+        target.flush()
 
 
 def quiet_libraries() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -11,7 +13,7 @@ from triage_node import peers
 from triage_node.config import Config
 from triage_node.errors import ConfigError, TriageNodeError
 from triage_node.spool import Spool
-from triage_node.store import board
+from triage_node.store import board, outbox
 from triage_node.store.database import open_database
 
 
@@ -31,6 +33,7 @@ def check(config: Config, *, load_model: Callable[[], str], now: datetime) -> It
     yield _finding("database", partial(_try_database, config))
     yield _finding("model", load_model)
     yield _finding("listener", partial(_try_listener, config, now))
+    yield _finding("outbox", partial(_try_outbox, config))
     for destination in config.destinations:
         peer = peers.Peer(ae_title=destination.ae_title, host=destination.host, port=destination.port)
         yield _finding(f"destination {destination.name}", partial(_try_echo, peer, config.node.ae_title))
@@ -52,7 +55,14 @@ def _describe(config: Config) -> str:
 
 
 def _try_spool(config: Config) -> str:
-    free_mb = Spool(config.node.data_dir).free_mb()
+    spool = Spool(config.node.data_dir)
+    try:
+        spool.probe()
+    except OSError as error:
+        raise ConfigError(
+            f"{spool.root} takes no file ({error.strerror}): give the node's user write access"
+        ) from error
+    free_mb = spool.free_mb()
     if free_mb < config.node.min_free_mb:
         raise ConfigError(
             f"{free_mb:.0f} MB free, below node.min_free_mb = {config.node.min_free_mb}: images are refused"
@@ -61,21 +71,32 @@ def _try_spool(config: Config) -> str:
 
 
 def _try_database(config: Config) -> str:
-    database = open_database(config.database_url)
-    try:
+    with closing(open_database(config.database_url)) as database:
         return database.describe()
-    finally:
-        database.close()
 
 
 def _try_listener(config: Config, now: datetime) -> str:
-    """Echo ourselves as the first source would, if the node runs; else only say so."""
-    database = open_database(config.database_url)
-    try:
+    """Connect to ourselves, if the node runs; else only say so. A rejection proves as well that it listens."""
+    with closing(open_database(config.database_url)) as database:
         ports = [info.port for info in board.roles(database, now=now) if info.kind == "listen" and info.port]
-    finally:
-        database.close()
-    return f"running on port {ports[0]}" if ports else f"not running; `serve` will listen on port {config.node.port}"
+    if not ports:
+        return f"not running; `serve` will listen on port {config.node.port}"
+    host = "127.0.0.1" if config.node.host in ("", "0.0.0.0") else config.node.host  # noqa: S104 - nothing is bound here
+    with socket.create_connection((host, ports[0]), timeout=5):
+        return f"running, takes connections on port {ports[0]}"
+
+
+def _try_outbox(config: Config) -> str:
+    with closing(open_database(config.database_url)) as database:
+        lost = set(outbox.destinations_in_use(database)) - {destination.name for destination in config.destinations}
+        letters = outbox.dead_letters(database)
+    if lost:
+        raise ConfigError(
+            f"results wait for {', '.join(sorted(lost))}, which no [[destination]] is named: configure it again"
+        )
+    if letters:
+        raise ConfigError(f"{letters} dead letter(s): see `triage-node status`, then `triage-node retry`")
+    return "no result waits for a person"
 
 
 def _try_echo(peer: peers.Peer, calling_ae: str) -> str:

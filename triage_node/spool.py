@@ -88,7 +88,7 @@ class Spool:
         for folder in sorted(self._objects.iterdir()):
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if entry.stat().st_mtime >= newer_than_epoch_s:
+                    if entry.name.endswith(".dcm") and entry.stat().st_mtime >= newer_than_epoch_s:
                         yield Path(entry.path)
 
     def keep_result(self, series_uid: str, revision: int, name: str, data: bytes) -> Path:
@@ -109,6 +109,20 @@ class Spool:
         for directory in (folder, folder.parent, self._results):
             _fsync_directory(directory)
         return path
+
+    def probe(self) -> None:
+        """Write and link a file as `keep` does, and remove it again. OSError where the disk or its rights refuse."""
+        part = self._incoming / f"{secrets.token_hex(16)}.part"
+        linked = part.with_suffix(".probe")
+        try:
+            with part.open("xb") as file:
+                file.write(b"probe")
+                os.fsync(file.fileno())
+            os.link(part, linked)
+            _fsync_directory(self._incoming)
+        finally:
+            linked.unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
 
     def free_mb(self) -> float:
         """Free disk space, MB."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import uvicorn
 from fastapi import FastAPI
@@ -15,9 +15,12 @@ from triage_node.domain import DISCLAIMER
 from triage_node.store import board
 from triage_node.store.database import Database
 
+NEEDED: Final = frozenset({"listen", "work", "deliver"})
+
 
 def create_app(database: Database, clock: Callable[[], datetime]) -> FastAPI:
-    """GET / and /status.json: the node's status; GET /healthz: 200 while the database answers."""
+    """GET / and /status.json: the node's status; GET /healthz: 200 while the database answers and the
+    roles that images and results pass through are alive."""
     app = FastAPI(title="triage-node", docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.get("/")
@@ -28,7 +31,7 @@ def create_app(database: Database, clock: Callable[[], datetime]) -> FastAPI:
     @app.get("/healthz")
     def health() -> JSONResponse:
         kinds = sorted({info.kind for info in board.roles(database, now=clock())})
-        return JSONResponse({"roles": kinds}, status_code=200 if "listen" in kinds else 503)
+        return JSONResponse({"roles": kinds}, status_code=200 if set(kinds) >= NEEDED else 503)
 
     return app
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,8 @@ def test_every_role_that_is_killed_comes_back_and_all_end_with_a_killed_supervis
             lambda: all(pids(node).get(kind, first[kind]) != first[kind] for kind in KINDS), what="all roles again"
         )
         second = pids(node)
+        with urllib.request.urlopen(f"http://127.0.0.1:{node.port('web')}/healthz", timeout=10) as answer:
+            assert answer.status == 200
         subprocess.run(
             [require_tool("echoscu"), "-aet", "CT1", "-aec", "TRIAGE", "127.0.0.1", str(node.port())],
             check=True,
@@ -92,6 +95,7 @@ def test_check_finds_what_is_wrong_and_says_so(tmp_path: Path) -> None:
         "database": "ok",
         "model": "ok",
         "listener": "ok",
+        "outbox": "ok",
         "destination pacs": "FAIL",
     }
     assert answer.returncode == 1

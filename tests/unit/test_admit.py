@@ -139,3 +139,29 @@ def test_a_database_that_refuses_is_no_success(node: Node) -> None:
         connection.execute(sa.text("ALTER TABLE instance RENAME TO gone"))
     with pytest.raises(OSError, match="database"):
         node.admission.admit(received(ct.head([0.0])[0]))
+
+
+def test_other_bytes_of_an_image_that_was_never_entered_enter_the_first(node: Node) -> None:
+    original = ct.head([0.0])[0]
+    node.spool.keep(received(original))  # as left behind by a database that refused its row
+    original.PatientName = "Other^Name"
+    assert node.admission.admit(received(original)) == 0
+    assert node.counts() == {"SERIES": 1}
+    assert len(claims.receiving(node.database)) == 1
+
+
+@pytest.mark.filterwarnings("ignore:The value length")
+def test_a_uid_that_no_database_column_holds_is_c000(node: Node) -> None:
+    image = ct.head([0.0])[0]
+    image["SeriesInstanceUID"]._value = "1." + "2" * 70  # behind the back of pydicom, which would not write it
+    with pytest.raises(RejectedObject, match="SeriesInstanceUID is longer") as refused:
+        node.admission.admit(received(image))
+    assert refused.value.status == 0xC000
+
+
+def test_what_is_no_object_in_the_spool_keeps_no_listener_down(node: Node, capsys: pytest.CaptureFixture[str]) -> None:
+    path = node.spool.keep(received(ct.head([0.0])[0])).path
+    path.with_name(".rsync.dcm.Ab12").write_bytes(b"of a copy")
+    path.with_name("00.dcm").write_bytes(b"truncated")
+    assert node.admission.recover() == 1
+    assert "a spooled file cannot be read" in capsys.readouterr().err

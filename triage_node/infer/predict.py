@@ -3,8 +3,8 @@
 Decisions, each in one helper:
 - the network sees single slices on the head-centred grid of its bundle, `_BATCH` at a time;
 - logits are calibrated per class (`sigmoid(slope * logit + offset)`), so that 0.5 is the operating point;
-- a subtype of the series is as probable as its highest slice after smoothing with both neighbours: one lone slice must
-  be surer than three in a row. "any" is never less than its subtypes;
+- a subtype of the series is as probable as its highest slice after smoothing with both neighbours, or as its surest
+  slice at odds four times worse: one lone slice passes 0.5 from 0.8 on. "any" is never less than its subtypes;
 - the mask is made on the native slices: probabilities, not labels, are resampled. A pixel is blood where the
   probability of any blood reaches the threshold of its likeliest subtype;
 - a subtype that the series does not show (`series_min_probability`) has no mask, so that the volumes never contradict
@@ -35,6 +35,8 @@ _BATCH: Final = 8
 """Slices at a time: bounds the memory, and more is no faster on a CPU (measured)."""
 _SMOOTHING: Final = (0.25, 0.5, 0.25)
 """Weights of the slice before, the slice itself and the slice after in the score of a series."""
+_LONE_ODDS: Final = 4.0
+"""How much worse the odds of a slice are that stands alone: bleeds of one slice exist, and so do artefacts."""
 _CPU_INFO: Final = Path("/proc/cpuinfo")
 _BF16_FLAGS: Final = frozenset({"avx512_bf16", "amx_bf16"})
 
@@ -122,10 +124,11 @@ def calibrated(logits: Float32Array, bundle: Bundle) -> Float32Array:
 
 
 def series_probabilities(slices: Float32Array) -> dict[str, float]:
-    """(slices, 6) to one probability for each class: the highest after smoothing with both neighbours."""
+    """(slices, 6) to one probability for each class: of the highest slices together, or of the surest one alone."""
     padded = np.pad(slices.astype(np.float64), ((1, 1), (0, 0)), mode="edge")
     smoothed = sum(weight * padded[shift : shift + len(slices)] for shift, weight in enumerate(_SMOOTHING))
-    highest = np.max(smoothed, axis=0)
+    odds = padded[1:-1] / np.maximum(1.0 - padded[1:-1], 1e-9)
+    highest = np.maximum(smoothed, odds / (odds + _LONE_ODDS)).max(axis=0)
     highest[0] = highest.max()
     return {name: float(probability) for name, probability in zip(CLASSES, highest, strict=True)}
 

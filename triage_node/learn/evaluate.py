@@ -138,13 +138,16 @@ def _rounded(value: float | None) -> float | None:
 def choose_settings(predictor: Predictor, tuning: Sequence[Case], real_negatives: Sequence[Case]) -> BundleSettings:
     """Calibration and thresholds for the network of `predictor`, whose bundle must be uncalibrated.
 
-    A slice logit of a class is shifted so that 0.5 is passed by 3 % of the tuning slices without blood and by no slice
-    of a real negative. The mask threshold of a subtype is the one of the best Dice on the tuning heads.
+    The slice logits are shifted so that no class passes 0.5 on more than 3 % of the tuning slices without blood, nor
+    all classes together, nor any on a slice of a real negative. The mask threshold of a subtype is the one of the best
+    Dice on the tuning heads.
     """
     raws = [predictor.examine(case.volume) for case in tqdm(tuning, desc="tuning", unit="head")]
     logits = np.concatenate([raw.logits for raw in raws])
     areas = np.concatenate([case.areas_mm2 for case in tuning])
-    points = np.quantile(logits[areas[:, 0] == 0], _SPECIFICITY, axis=0)
+    without_blood = logits[areas[:, 0] == 0]
+    points = np.quantile(without_blood, _SPECIFICITY, axis=0)
+    points += max(0.0, float(np.quantile((without_blood - points).max(axis=1), _SPECIFICITY)))  # "any" is the maximum
     for case in real_negatives:
         points = np.maximum(points, predictor.examine(case.volume).logits.max(axis=0) + _REAL_MARGIN)
     return BundleSettings(

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Final
 
 from triage_node import log
@@ -150,16 +151,18 @@ def _deliveries(config: Config, analysis: Analysis) -> list[tuple[str, str]]:
 
 
 def _wait_until_settled(parts: Parts, held: claims.Claim) -> None:
-    """Nothing is published while images may still come: analysed early, published `settle_s` after the last one."""
-    pause = threading.Event()
-    while True:
-        settled_at = claims.last_image_at(parts.database, held.series_uid) + timedelta(
-            seconds=parts.config.series.settle_s
-        )
-        wait_s = (settled_at - parts.clock()).total_seconds()
-        if wait_s <= 0:
+    """Nothing is published while images may still come: analysed early, published `settle_s` after the last one.
+
+    Ends at once for a series that grew, since publishing opens it again; and after `settle_s` whatever the clock says.
+    """
+    settle_s = parts.config.series.settle_s
+    deadline = monotonic() + settle_s
+    while monotonic() < deadline:
+        images, last_image_at = claims.growth(parts.database, held.series_uid)
+        wait_s = settle_s - (parts.clock() - last_image_at).total_seconds()
+        if images != held.images or wait_s <= 0:
             return
-        pause.wait(min(wait_s, 0.2))
+        sleep(min(wait_s, 0.2))
 
 
 @contextmanager

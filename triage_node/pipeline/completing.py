@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from triage_node import log
 from triage_node.complete import Arrivals, complete_because
 from triage_node.pipeline.parts import Parts
@@ -13,19 +15,31 @@ def complete_series(parts: Parts) -> int:
     now = parts.clock()
     moved = 0
     for waiting in claims.receiving(parts.database):
-        because = complete_because(
-            Arrivals(
-                images=waiting.images,
-                first_image_at=waiting.first_image_at,
-                last_image_at=waiting.last_image_at,
-                released_at=waiting.released_at,
-                positions_mm=claims.positions_mm(parts.database, waiting.series_uid) if waiting.released_at else (),
-            ),
-            now=now,
-            quiet_s=parts.config.quiet_s(waiting.calling_ae),
-            cap_s=parts.config.series.cap_s,
-        )
-        if because and claims.set_ready(parts.database, waiting, because, now):
-            moved += 1
-            log.event("series complete", series=log.ref(waiting.series_uid), images=waiting.images, because=because)
+        try:
+            moved += _complete(parts, waiting, now)
+        except Exception as error:  # noqa: BLE001 - one series must not hold up the others
+            log.event("completeness failed, will look again", series=log.ref(waiting.series_uid), error=_kind(error))
     return moved
+
+
+def _complete(parts: Parts, waiting: claims.Receiving, now: datetime) -> bool:
+    because = complete_because(
+        Arrivals(
+            images=waiting.images,
+            first_image_at=waiting.first_image_at,
+            last_image_at=waiting.last_image_at,
+            released_at=waiting.released_at,
+            positions_mm=claims.positions_mm(parts.database, waiting.series_uid) if waiting.released_at else (),
+        ),
+        now=now,
+        quiet_s=parts.config.quiet_s(waiting.calling_ae),
+        cap_s=parts.config.series.cap_s,
+    )
+    if because is None or not claims.set_ready(parts.database, waiting, because, now):
+        return False
+    log.event("series complete", series=log.ref(waiting.series_uid), images=waiting.images, because=because)
+    return True
+
+
+def _kind(error: Exception) -> str:
+    return type(error).__name__

@@ -190,13 +190,12 @@ def give_back(database: Database, held: Claim, *, not_before: datetime, counted:
         connection.execute(_held(held).values(**values))
 
 
-def last_image_at(database: Database, series_uid: str) -> datetime:
-    """When the newest image of a series came."""
+def growth(database: Database, series_uid: str) -> tuple[int, datetime]:
+    """How many images a series has, and when the newest one came."""
+    query = sa.select(series.c.images, series.c.last_image_at).where(series.c.series_uid == series_uid)
     with database.reading() as connection:
-        at: datetime = connection.execute(
-            sa.select(series.c.last_image_at).where(series.c.series_uid == series_uid)
-        ).scalar_one()
-        return at
+        row = connection.execute(query).one()
+        return row.images, row.last_image_at
 
 
 def sop_uids(database: Database, series_uid: str) -> list[str]:

@@ -13,6 +13,8 @@ from alembic.config import Config as AlembicConfig
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
+from triage_node.errors import ConfigError
+
 BUSY_TIMEOUT_MS = 10_000
 """How long a transaction waits for another process's; ours last milliseconds."""
 
@@ -63,12 +65,21 @@ class Database:
 
 
 def open_database(url: str) -> Database:
-    """The database at `url`, migrated. Creates the folder of a SQLite file."""
-    parsed = sa.make_url(url)
-    if parsed.get_backend_name() == "sqlite" and parsed.database:
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    database = Database(url)
-    database.migrate()
+    """The database at `url`, migrated. Creates the folder of a SQLite file.
+
+    Raises ConfigError, without the URL's password, where it cannot be opened or written.
+    """
+    try:
+        parsed = sa.make_url(url)
+        if parsed.get_backend_name() == "sqlite" and parsed.database:
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        database = Database(url)
+        database.migrate()
+    except (sa.exc.SQLAlchemyError, ImportError) as error:
+        why = getattr(error, "orig", None) or error
+        raise ConfigError(
+            f"the database cannot be used ({type(error).__name__}: {str(why)[:200]}); check its URL, rights and driver"
+        ) from None
     return database
 
 

@@ -41,6 +41,22 @@ def record(database: Database, arrivals: Sequence[Arrived]) -> None:
                 _open_revision(connection, arrived.instance)
 
 
+def record_all_but_refused(database: Database, arrivals: Sequence[Arrived]) -> list[Arrived]:
+    """Enter objects; returns those that the database cannot take, which must not keep out the others.
+
+    Raises OperationalError of SQLAlchemy where the database itself is in trouble.
+    """
+    try:
+        record(database, arrivals)
+    except sa.exc.OperationalError:
+        raise
+    except Exception:  # noqa: BLE001 - drivers raise their own errors for values that they cannot encode
+        if len(arrivals) <= 1:
+            return list(arrivals)
+        return [refused for arrived in arrivals for refused in record_all_but_refused(database, [arrived])]
+    return []
+
+
 def released(database: Database, association: str, at: datetime) -> None:
     """An association ended: the series whose last image it brought are released at `at`."""
     with database.transaction() as connection:

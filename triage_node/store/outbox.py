@@ -125,6 +125,14 @@ def _finish(connection: sa.Connection, parcel: Parcel, state: OutboxState, **val
     )
 
 
+def dead_letters(database: Database) -> int:
+    """How many rows are DEAD."""
+    query = sa.select(sa.func.count()).where(outbox.c.state == OutboxState.DEAD.value)
+    with database.reading() as connection:
+        count: int = connection.execute(query).scalar_one()
+        return count
+
+
 def destinations_in_use(database: Database) -> Sequence[str]:
     """Names of destinations that unsent rows wait for; one that left the configuration shows up here."""
     states = (OutboxState.PENDING.value, OutboxState.SENDING.value, OutboxState.DEAD.value)

@@ -1,0 +1,20 @@
+"""What waits for a person: said in the log every few minutes for as long as it lasts, and by `triage-node check`."""
+
+from __future__ import annotations
+
+from triage_node import log
+from triage_node.pipeline.parts import Parts
+from triage_node.store import outbox
+
+
+def call_attention(parts: Parts) -> None:
+    """One event for each kind of thing that only a person can move on."""
+    configured = {destination.name for destination in parts.config.destinations}
+    letters = outbox.dead_letters(parts.database)
+    if letters:
+        log.event("dead letters wait", count=letters, advice="see `triage-node status`, then `triage-node retry`")
+    for name in outbox.destinations_in_use(parts.database):
+        if name not in configured:
+            log.event("results wait for a destination that is not configured", destination=name)
+    if parts.spool.free_mb() < parts.config.node.min_free_mb:
+        log.event("the disk is full: images are refused", free_mb=round(parts.spool.free_mb()))
