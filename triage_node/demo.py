@@ -19,6 +19,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, Final
 
+from PIL import Image
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 
@@ -88,18 +89,19 @@ def run_demo(*, folder: Path | None, once: bool, as_json: bool, subtype: str) ->
     with tempfile.TemporaryDirectory(prefix="triage-node-demo-") as scratch:
         home = Path(scratch)
         images = folder or _simulate(home, subtype, say)
+        truth_ml = None if folder else json.loads((images.parent / "truth.json").read_text())["volumes_ml"]
         series_uids = _ct_series(images)
         with DemoPacs(folder=home / "pacs", ae_title="DEMO_PACS") as pacs, _node(home, pacs.port) as node:
             say(f"Node TRIAGE listens on 127.0.0.1:{node.port}; demo PACS DEMO_PACS on 127.0.0.1:{pacs.port}.")
             sent_at = _send(images, node.port)
             say("All images acknowledged. Waiting for the results ...")
             shown = _await_results(node.database, pacs, series_uids, sent_at, images)
-            _print_results(shown, say)
+            _print_results(shown, truth_ml, say)
             say(f"\nStatus page: http://127.0.0.1:{node.web_port}/   Log: {home / 'node.log'}")
             if as_json:
                 print(json.dumps(_demo_json(shown)), flush=True)
             if not once and sys.stdin.isatty():
-                _stay(home, say)
+                _stay(home, _draw_pictures(shown.objects, home / "pictures"), say)
     return 0 if shown.result["outcome"] != "FAILED" and shown.study_intact else 1
 
 
@@ -217,18 +219,20 @@ def _same_identity(images: Path, objects: list[StoredObject]) -> bool:
 # ---------------------------------------------------------------- what a person sees
 
 
-def _print_results(shown: Shown, say: Any) -> None:
+def _print_results(shown: Shown, truth_ml: dict[str, float] | None, say: Any) -> None:
+    """`truth_ml` is what the simulator drew, by subtype."""
     result = shown.result
     say()
     say(f"  {result['outcome']}   priority {result['priority']}   {result['detail']}")
     say()
     if result["bundle"]:
-        say(f"  {'':<20}{'probability':>12}{'volume mL':>12}")
+        say(f"  {'':<20}{'probability':>12}{'volume mL':>12}{'' if truth_ml is None else '   simulated mL'}")
         for name in CLASSES:
             label = f"{name} ({SUBTYPE_ABBREVIATIONS[name]})" if name in SUBTYPE_ABBREVIATIONS else name
-            mark = "  *" if name in result["findings"] else ""
+            truth = "" if truth_ml is None else f"{_drawn_ml(truth_ml, name):>15.1f}"
+            mark = "  <- reported" if name in result["findings"] else ""
             probability = _number(result["probabilities"][name], 3)
-            say(f"  {label:<24}{probability:>8}{_number(result['volumes_ml'][name], 1):>12}{mark}")
+            say(f"  {label:<24}{probability:>8}{_number(result['volumes_ml'][name], 1):>12}{truth}{mark}")
         say()
     for warning in result["warnings"]:
         say(f"  note: {warning}")
@@ -236,6 +240,10 @@ def _print_results(shown: Shown, say: Any) -> None:
     for stored in shown.objects:
         say(f"    {stored.modality:<4}{stored.series_description:<44}{stored.path.stat().st_size / 1000:>9.1f} kB")
     say(f"\n  Last image to last result: {shown.seconds:.1f} s.   {DISCLAIMER}")
+
+
+def _drawn_ml(truth_ml: dict[str, float], name: str) -> float:
+    return sum(truth_ml.values()) if name == "any" else truth_ml.get(name, 0.0)
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -251,7 +259,20 @@ def _demo_json(shown: Shown) -> dict[str, Any]:
     return {**shown.result, "timings_s": timings_s, "pacs": received, "identity_intact": shown.study_intact}
 
 
-def _stay(home: Path, say: Any) -> None:
+def _draw_pictures(objects: list[StoredObject], folder: Path) -> list[Path]:
+    """Key images and notices as PNG, for who has no DICOM viewer at hand."""
+    folder.mkdir()
+    paths = []
+    for number, stored in enumerate((o for o in objects if o.modality == "OT"), start=1):
+        path = folder / f"{number}.png"
+        Image.fromarray(dcmread(stored.path).pixel_array).save(path)
+        paths.append(path)
+    return paths
+
+
+def _stay(home: Path, pictures: list[Path], say: Any) -> None:
+    for path in pictures:
+        say(f"Picture: {path}")
     say(f"The node stays up; its files are in {home}. Ctrl-C ends it and removes them.")
     try:
         threading.Event().wait()
