@@ -1,6 +1,7 @@
 """Render, train and release the default bundle. Stop and start at will: every part goes on where it was.
 
-    python scripts/train-default-bundle.py RUN.toml [--shards N] [--processes N] [--real-negative DIR ...] [--version V]
+    python scripts/train-default-bundle.py RUN.toml [--shards N] [--processes N] [--version V]
+        [--real-negative ORIGIN=DIR ...]
 
 RUN.toml has the keys of triage_node.learn.train.TrainConfig.
 """
@@ -23,7 +24,10 @@ def main() -> None:
     render_shards(config.shards, first=0, count=arguments.shards, seed=TRAINING_SEED, processes=arguments.processes)
     train(config)
     out = Path(__file__).parents[1] / "models" / "default"
-    print(release(config, out, version=arguments.version, real_negatives=arguments.real_negative)["simulated"]["slice"])
+    negatives = {
+        origin: Path(folder) for origin, _, folder in (pair.rpartition("=") for pair in arguments.real_negative)
+    }
+    print(release(config, out, version=arguments.version, real_negatives=negatives)["simulated"]["slice"])
 
 
 def _arguments() -> argparse.Namespace:
@@ -31,7 +35,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("run", type=Path)
     parser.add_argument("--shards", type=int, default=200)
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--real-negative", type=Path, nargs="*", default=[])
+    parser.add_argument("--real-negative", nargs="*", default=[], metavar="ORIGIN=DIR")
     parser.add_argument("--version", default="0.1.0")
     return parser.parse_args()
 

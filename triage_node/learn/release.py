@@ -31,16 +31,19 @@ def release(
     out: Path,
     *,
     version: str,
-    real_negatives: Sequence[Path],
+    real_negatives: Mapping[str, Path],
     tuning_heads: int = 30,
     test_heads: int = 40,
 ) -> dict[str, Any]:
     """Make the bundle of a run in `out`, replacing what is there; returns its metrics.
 
-    `real_negatives` are folders of real head CT series without hemorrhage, kept out of training.
+    `real_negatives` are folders of real head CT series without hemorrhage, kept out of training, by what the model card
+    says of their origin and licence.
     """
     network, step = averaged_network(config.run, config.network)
-    negatives = [negative_case(assemble(sorted(folder.glob("*.dcm")))) for folder in real_negatives]
+    negatives = {
+        origin: negative_case(assemble(sorted(folder.glob("*.dcm")))) for origin, folder in real_negatives.items()
+    }
     draft = config.run / "draft"
     write_bundle(
         draft,
@@ -51,7 +54,7 @@ def release(
     )
     heads = config.run.parent / "held-out"
     tuning = simulated_cases(heads, first_seed=TUNING_SEED, count=tuning_heads)
-    settings = choose_settings(Predictor(draft), tuning, negatives)
+    settings = choose_settings(Predictor(draft), tuning, list(negatives.values()))
     write_bundle(draft, name=out.name, version=version, network=network, settings=settings)
     metrics = _metrics(Predictor(draft), heads, test_heads, negatives, config, step)
     (draft / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
@@ -61,13 +64,15 @@ def release(
 
 
 def _metrics(
-    predictor: Predictor, heads: Path, count: int, negatives: Sequence[Case], config: TrainConfig, step: int
+    predictor: Predictor, heads: Path, count: int, negatives: Mapping[str, Case], config: TrainConfig, step: int
 ) -> dict[str, Any]:
     record = read_record(config.run)
     return {
         "grid": asdict(config.grid),
         "simulated": evaluate(predictor, simulated_cases(heads, first_seed=TEST_SEED, count=count)),
-        "real_negatives": [evaluate_negative(predictor, case) for case in negatives],
+        "real_negatives": [
+            {"origin": origin, **evaluate_negative(predictor, case)} for origin, case in negatives.items()
+        ],
         "training": {
             "steps": step,
             "image_passes": step * config.batch,
@@ -160,7 +165,7 @@ def _negatives(results: Sequence[Mapping[str, Any]]) -> str:
 
 def _negative(result: Mapping[str, Any]) -> str:
     return (
-        f"- {result['slices']} slices: series probability {result['probabilities']['any']:.2f}, "
+        f"- {result['origin']}, {result['slices']} slices: series probability {result['probabilities']['any']:.2f}, "
         f"{result['slices_at_or_above_0.5']} slices at or above 0.5, "
         f"false volume {result['false_volume_ml']['any']:.2f} mL "
         f"(without the series gate {result['false_volume_without_series_gate_ml']['any']:.2f} mL)."
