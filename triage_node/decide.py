@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from triage_node.domain import OPERATING_POINT, SUBTYPES, Decision, Prediction, Priority, Rule
+from triage_node.domain import OPERATING_POINT, SUBTYPES, Decision, Prediction, Priority, Rule, probability_text
 
 
 def decide(prediction: Prediction, rules: Sequence[Rule]) -> Decision:
@@ -42,7 +42,7 @@ def _sentence(rule: Rule, prediction: Prediction, findings: tuple[str, ...]) -> 
     probability, volume_ml = prediction.probabilities[named], prediction.volumes_ml[named]
     parts = [f"{what} suspected"]
     if probability is not None:
-        parts.append(f"p {probability:.2f}")
+        parts.append(f"p {probability_text(probability)}")
     if volume_ml:
         parts.append(f"{volume_ml:.1f} mL")
     return ", ".join(parts)

@@ -39,6 +39,11 @@ OPERATING_POINT: Final = 0.5
 DISCLAIMER: Final = "Research software. Not for primary diagnosis."
 
 
+def probability_text(probability: float) -> str:
+    """As people read it, two digits. Never 1.00: no model is that sure."""
+    return f"{min(probability, 0.99):.2f}"
+
+
 # ---------------------------------------------------------------- states
 
 

@@ -68,3 +68,7 @@ def test_what_no_rule_speaks_of_is_suspected_all_the_same() -> None:
 def test_a_rule_may_be_more_cautious_than_the_operating_point() -> None:
     decision = decide(prediction({"any": 0.4}, {}), (Rule(priority=Priority.HIGH, min_probability=0.3),))
     assert (decision.priority, decision.suspected) == (Priority.HIGH, True)
+
+
+def test_no_sentence_says_certain() -> None:
+    assert "p 0.99," in decide(prediction({"any": 0.9996}, {"any": 5.0}), DEFAULT_RULES).reason

@@ -20,6 +20,7 @@ from triage_node.domain import (
     Priority,
     UInt8Array,
     Volume,
+    probability_text,
 )
 from triage_node.report.canvas import BAND, INK, MARGIN_PX, PRIORITY_FILL, QUIET, Canvas
 from triage_node.report.codes import SUBTYPE_CODES
@@ -83,7 +84,7 @@ def legend_line(finding: Finding) -> str:
         parts.append(f"{_milliliters(finding.volume_ml)} mL")
     text = " ".join(parts)
     if finding.probability is not None:
-        text += f", p {finding.probability:.2f}"
+        text += f", p {probability_text(finding.probability)}"
     return text if finding.suspected else f"{text} (below threshold)"
 
 
