@@ -104,6 +104,7 @@ def test_results_that_come_back_are_recognised_and_answered_by_nothing(
 
 
 def test_the_status_page_shows_the_node_and_no_identity(node: Node) -> None:
+    node.wait_for(lambda: len(node.status()["roles"]) == 4, what="all roles")
     with urllib.request.urlopen(f"http://127.0.0.1:{node.port('web')}/status.json", timeout=10) as answer:
         status = json.load(answer)
     assert {role["kind"] for role in status["roles"]} == {"listen", "work", "deliver", "web"}

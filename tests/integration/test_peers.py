@@ -199,6 +199,24 @@ def test_a_peer_too_slow_to_answer_is_retryable_for_this_object_and_the_rest(
     assert [bool(result.error and result.error.retryable) for result in results] == [True, True]
 
 
+@pytest.mark.timeout(60)
+def test_a_connection_that_is_cut_is_not_waited_for(tmp_path: Path) -> None:
+    def cut(event: evt.Event) -> int:
+        event.assoc.dul.socket.socket.shutdown(socket.SHUT_RDWR)
+        return 0x0000
+
+    ae = AE(ae_title="PACS")
+    ae.add_supported_context(CTImageStorage, ExplicitVRLittleEndian)
+    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, cut)])
+    try:
+        peer = Peer(ae_title="PACS", host="127.0.0.1", port=server.server_address[1])
+        objects = [write_ct(tmp_path / f"{number}.dcm") for number in range(5)]
+        results = store_all(peer, *objects, timeout_s=300)
+    finally:
+        ae.shutdown()
+    assert [bool(result.error and result.error.retryable) for result in results] == [True] * 5
+
+
 def test_a_peer_that_stops_reading_does_not_hang_us(tmp_path: Path) -> None:
     let_go = threading.Event()
 

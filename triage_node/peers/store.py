@@ -128,6 +128,7 @@ def _store_one(
             raise lost(peer, timeout_s)
         status = association.send_c_store(content).get("Status")
         if status is None:
+            association.kill()  # pynetdicom takes its time to see that it is gone; the next object would wait in vain
             raise lost(peer, timeout_s)
         raise_for_status(status, peer)
     except DeliveryError as error:
