@@ -97,10 +97,10 @@ def run_demo(*, folder: Path | None, once: bool, as_json: bool, subtype: str) ->
             say("All images acknowledged. Waiting for the results ...")
             shown = _await_results(node.database, pacs, series_uids, sent_at, images)
             _print_results(shown, truth_ml, say)
-            say(f"\nStatus page: http://127.0.0.1:{node.web_port}/   Log: {home / 'node.log'}")
             if as_json:
                 print(json.dumps(_demo_json(shown)), flush=True)
             if not once and sys.stdin.isatty():
+                say(f"\nStatus page: http://127.0.0.1:{node.web_port}/   Log: {home / 'node.log'}")
                 _stay(home, _draw_pictures(shown.objects, home / "pictures"), say)
     return 0 if shown.result["outcome"] != "FAILED" and shown.study_intact else 1
 
