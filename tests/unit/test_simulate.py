@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 
@@ -216,3 +216,15 @@ def test_a_case_holds_the_series_and_its_truth_and_says_it_is_simulated(tmp_path
 def test_a_case_of_an_unknown_subtype_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="EDH, IPH, IVH, SAH, SDH or NONE"):
         write_case(tmp_path, subtype="XYZ", seed=1, created_at=CREATED_AT)
+
+
+def test_another_subtype_or_moment_is_another_examination(tmp_path: Path) -> None:
+    later = CREATED_AT + timedelta(minutes=1)
+    cases = [("IVH", CREATED_AT), ("NONE", CREATED_AT), ("NONE", later), ("NONE", later)]
+    uids = []
+    for number, (subtype, moment) in enumerate(cases):
+        write_case(tmp_path / str(number), subtype=subtype, seed=5, created_at=moment, geometry=COARSE)
+        image = pydicom.dcmread(tmp_path / str(number) / "dicom" / "0001.dcm", stop_before_pixels=True)
+        uids.append((image.StudyInstanceUID, image.SeriesInstanceUID, image.SOPInstanceUID))
+    assert uids[2] == uids[3]
+    assert all(len({uid[level] for uid in uids}) == 3 for level in range(3))

@@ -117,15 +117,19 @@ def write_case(
     """Write one simulated examination and the truth about it; `out_dir`.
 
     `dicom/*.dcm`, `truth.npy` (slices, rows, columns) uint8 in slice order, and `truth.json`.
-    `subtype` is EDH, IPH, IVH, SAH, SDH or NONE. Raises UsageError for another.
+    `subtype` is EDH, IPH, IVH, SAH, SDH or NONE. Raises UsageError for another. Another subtype or moment is another
+    examination: its UIDs differ.
     """
     by_abbreviation = {short: (name,) for name, short in SUBTYPE_ABBREVIATIONS.items()}
     if subtype != "NONE" and subtype not in by_abbreviation:
         raise UsageError(f"unknown subtype {subtype}; one of {', '.join(sorted(by_abbreviation))} or NONE")
     head = simulate_head(seed=seed, subtypes=by_abbreviation.get(subtype, ()), geometry=geometry or axial_geometry())
+    examination = f"{subtype} {created_at.isoformat()}"
     paths = write_series(
         head,
         out_dir / "dicom",
+        study_uid=_uid(seed, f"study {examination}"),
+        series_uid=_uid(seed, f"series {examination}"),
         seed=seed,
         created_at=created_at,
         patient_id=f"SIM{seed:04d}",
