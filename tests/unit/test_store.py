@@ -280,7 +280,9 @@ def test_what_was_under_way_when_it_was_superseded_is_not_tried_again(database: 
     assert claims.publish(database, claim(database, clock), report("2", clock=clock), now=clock())
     outbox.mark_failed(database, old, status=None, error="no answer", not_before=clock())
     assert sent_uids(database, clock) == ["2.25.2"]
+    assert board.status(database, now=clock())["outbox"] == {"pacs": {"CANCELLED": 1, "SENDING": 1}}
     outbox.mark_sent(database, old, status=0, now=clock())  # should it have arrived after all, that is known
+    assert board.status(database, now=clock())["outbox"] == {"pacs": {"SENDING": 1, "SENT": 1}}
     assert states(database) == [(1, "DELIVERED"), (2, "REPORTED")]
 
 

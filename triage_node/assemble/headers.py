@@ -1,4 +1,4 @@
-"""Read the header elements that decide what a file is. No identity is ever read."""
+"""Read the header elements that decide what a file is. No name, ID or date of birth is ever read."""
 
 from __future__ import annotations
 

@@ -53,11 +53,10 @@ def analyze_next(parts: Parts, predictor: Predict) -> bool:
                 _publish(parts, held, analysis)
     except LeaseLost:
         log.event("lease lost, result dropped", series=log.ref(held.series_uid))
-    except Exception as error:  # noqa: BLE001 - process boundary: disk or database refused; should giving back fail
-        # too, the lease runs out
+    except Exception as error:  # noqa: BLE001 - process boundary: disk or database refused what was made
         log.event("no result could be written, will try again", series=log.ref(held.series_uid), error=_safe(error))
         later = parts.clock() + timedelta(seconds=PUBLISH_AGAIN_AFTER_S)
-        claims.give_back(parts.database, held, not_before=later, counted=False)
+        claims.give_back(parts.database, held, not_before=later, counted=False)  # or, if that fails, by its lease
     return True
 
 

@@ -121,18 +121,17 @@ class LedgerWriter:
                 return
 
     def _commit(self, batch: Sequence[tuple[Arrived, Future[None]]]) -> None:
+        """Every waiting association gets an answer; the error's own message would quote values."""
         try:
-            record(self._database, [arrived for arrived, _ in batch])
-        except Exception as error:  # noqa: BLE001 - thread boundary: every waiting association gets an answer
-            if len(batch) > 1 and not isinstance(error, sa.exc.OperationalError):
-                for one in batch:  # an object that the database cannot take must not refuse its neighbours
-                    self._commit([one])
-                return
-            refused = OSError(f"the database refused ({type(error).__name__})")  # its own message quotes values
-            for _, done in batch:
-                done.set_exception(refused)
-        else:
-            for _, done in batch:
+            refused = record_all_but_refused(self._database, [arrived for arrived, _ in batch])
+            why = "the database cannot take the object"
+        except Exception as error:  # noqa: BLE001 - thread boundary: the writer must go on
+            refused = [arrived for arrived, _ in batch]
+            why = f"the database refused ({type(error).__name__})"
+        for arrived, done in batch:
+            if any(arrived is one for one in refused):
+                done.set_exception(OSError(why))
+            else:
                 done.set_result(None)
 
 
