@@ -135,6 +135,11 @@ class Series:
 
     cap_s: float = setting(120.0, "s after its first image at which a series is analysed as it is", check=_at_least(1))
     settle_s: float = setting(2.0, "s without a new image before a result is published", check=_at_least(0))
+    primary_wait_s: float = setting(
+        5.0,
+        "s that a complete series waits for a better one of the same acquisition that still comes in",
+        check=_at_least(0),
+    )
     max_study_age_h: float = setting(24.0, "h; older studies are priors and not analysed; 0: off", check=_at_least(0))
     notice_after_s: float = setting(
         180.0,

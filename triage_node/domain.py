@@ -125,6 +125,21 @@ NOT_ANALYZED_TEXT: Final[Mapping[NotAnalyzedReason, str]] = {
     NotAnalyzedReason.DUPLICATE_RECONSTRUCTION: "another reconstruction of the same acquisition was analysed",
 }
 
+TELLING: Final = (
+    NotAnalyzedReason.INCOMPLETE,
+    NotAnalyzedReason.UNREADABLE,
+    NotAnalyzedReason.NO_RESCALE,
+    NotAnalyzedReason.NO_GEOMETRY,
+    NotAnalyzedReason.TOO_FEW_SLICES,
+    NotAnalyzedReason.BONE_ONLY,
+    NotAnalyzedReason.CONTRAST,
+    NotAnalyzedReason.NOT_AXIAL,
+    NotAnalyzedReason.NOT_HEAD,
+    NotAnalyzedReason.LOCALIZER,
+)
+"""The reasons that are sent, most telling first: a study gets one notice, of the series that came nearest to an
+analysis. A prior is no news, and a duplicate's acquisition was analysed."""
+
 TRANSITIONS: Final[Mapping[SeriesState, frozenset[SeriesState]]] = {
     SeriesState.RECEIVING: frozenset({SeriesState.READY}),
     # back to RECEIVING: a slice came before anything of this revision was published

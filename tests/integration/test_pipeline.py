@@ -4,76 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pydicom import dcmread
 
 from tests import ct
-from tests.arrivals import Clock, received
-from triage_node import config, log
-from triage_node.admit import Admission, no_step
+from tests.arrivals import received
+from tests.site import Site
+from triage_node import log
 from triage_node.deliver.dicom import DicomDestination
 from triage_node.infer.bundle import find_bundle
 from triage_node.infer.process import InferenceProcess
 from triage_node.pipeline.analyzing import analyze_next
 from triage_node.pipeline.completing import complete_series
 from triage_node.pipeline.delivering import deliver_next
-from triage_node.pipeline.parts import Parts
-from triage_node.spool import Spool
 from triage_node.store import board, outbox
-from triage_node.store.database import open_database
 from triage_node.testing import DemoPacs
-
-
-class Site:
-    """A node without processes, and its PACS."""
-
-    def __init__(self, folder: Path, pacs: DemoPacs, **series: Any) -> None:
-        self.clock = Clock()
-        self.clock.now = datetime(2026, 3, 1, 12, tzinfo=UTC)  # tests.ct dates its images on that day
-        self.pacs = pacs
-        destination = config.Destination(name="pacs", ae_title="PACS", host="127.0.0.1", port=pacs.port)
-        self.config = config.Config(
-            series=config.Series(settle_s=0, notice_after_s=60, **series),
-            delivery=config.Delivery(backoff_s=4),
-            work=config.Work(attempts=1),
-            sources=(config.Source(ae_title="CT1", hosts=["127.0.0.1"]),),
-            destinations=(destination,),
-        )
-        database = open_database(f"sqlite:///{folder / 'db.sqlite3'}")
-        self.parts = Parts(
-            config=self.config, database=database, spool=Spool(folder / "spool"), clock=self.clock, step=no_step
-        )
-        self.admission = Admission(spool=self.parts.spool, database=database, clock=self.clock)
-        self.destination = DicomDestination(destination, calling_ae="TRIAGE", timeout_s=10)
-
-    def receive(self, *depths_mm: float) -> str:
-        """A series over one association, to its end; returns its UID."""
-        images = ct.head(depths_mm or ct.EVEN_MM)
-        for image in images:
-            self.admission.admit(received(image))
-        self.admission.released("a1")
-        self.clock.advance(20)
-        assert complete_series(self.parts) == 1
-        return str(images[0].SeriesInstanceUID)
-
-    def deliver(self) -> int:
-        """Send what is due."""
-        return deliver_next(self.parts, self.destination)
-
-    def result(self, series_uid: str) -> dict[str, Any]:
-        """The published result."""
-        found = board.result_of(self.parts.database, series_uid)
-        assert found is not None
-        return found
-
-    def close(self) -> None:
-        """Give everything back."""
-        self.admission.close()
-        self.parts.database.close()
 
 
 @pytest.fixture(scope="module")

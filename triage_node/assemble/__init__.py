@@ -3,6 +3,7 @@
 headers      what each file says of itself; no identity is read
 stacks       what is no slice, what repeats, which slices belong together, which stack is analysed
 geometry     order, tilt, gaps, and the millimetres that each slice stands for
+primary      which series of a study is analysed: one of each acquisition
 suitability  a recent, plain (no contrast), soft-tissue CT of a head?
 pixels       stored values -> int16 HU
 """
@@ -20,7 +21,7 @@ import numpy as np
 from triage_node.assemble.geometry import Geometry, measure
 from triage_node.assemble.headers import Header, read_headers
 from triage_node.assemble.pixels import require_rescale, stack_hounsfield
-from triage_node.assemble.stacks import Stack, beyond_mm, choose_stack
+from triage_node.assemble.stacks import BEYOND_MM, Stack, beyond_mm, choose_stack
 from triage_node.assemble.suitability import require_head_pixels, require_plain_head, require_recent
 from triage_node.domain import Volume
 
@@ -79,8 +80,6 @@ def _assemble(paths: Sequence[Path], oldest: datetime | None) -> Volume:
 ADULT_YEARS: Final = 18
 WHOLE_HEAD_MM: Final = 90.0
 """Height over which bone encloses brain in a whole head: 121 mm in a real one, 115 to 136 mm in simulated ones."""
-BEYOND_MM: Final = 10.0
-"""Slices that are left out and reach further than this beyond the analysed ones show anatomy of their own."""
 
 
 def _partial(enclosed_mm: float, left_out_mm: float) -> str | None:

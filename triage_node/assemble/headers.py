@@ -113,15 +113,22 @@ def taken_at(header: Header, zone: tzinfo | None) -> datetime | None:
 
     A date without a time counts as its last second. Times without an offset are taken to be in `zone`.
     """
+    return acquired_at(header, zone) or _first_moment(header, zone, _date_and_time(header, "Series", "Study"))
+
+
+def acquired_at(header: Header, zone: tzinfo | None) -> datetime | None:
+    """When the image was acquired; None where the header does not say. Zones as in `taken_at`."""
+    return _first_moment(header, zone, (header.text("AcquisitionDateTime"), *_date_and_time(header, "Acquisition")))
+
+
+def _date_and_time(header: Header, *levels: str) -> tuple[str, ...]:
+    dates = ((header.text(f"{level}Date"), header.text(f"{level}Time")) for level in levels)
+    return tuple(date + time for date, time in dates if date)
+
+
+def _first_moment(header: Header, zone: tzinfo | None, texts: Sequence[str]) -> datetime | None:
     zone = _offset(header.text("TimezoneOffsetFromUTC")) or zone or UTC
-    moments = (
-        header.text("AcquisitionDateTime"),
-        *(
-            header.text(f"{level}Date") + header.text(f"{level}Time") if header.text(f"{level}Date") else ""
-            for level in ("Acquisition", "Series", "Study")
-        ),
-    )
-    return next((found for moment in moments if (found := _moment(moment, zone)) is not None), None)
+    return next((found for text in texts if (found := _moment(text, zone)) is not None), None)
 
 
 def _read_header(path: Path) -> Header:

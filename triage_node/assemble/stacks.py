@@ -30,6 +30,8 @@ RUN_BREAK: Final = 2.5
 """A gap of more than so many median steps ends a run of slices that were surely acquired together."""
 AXIAL_LIMIT_DEG: Final = 45.0
 """Beyond this the slice is nearer to coronal or sagittal; gantry tilt and head position stay below 35 degrees."""
+BEYOND_MM: Final = 10.0
+"""Slices that reach further than this beyond the analysed ones show anatomy of their own."""
 SAME_COVERAGE: Final = 0.8
 """A stack that covers this part of the longest one's extent shows the same anatomy; spacing may then decide."""
 PREFERRED_SPACING_MM: Final = (2.4, 5.1)
@@ -54,8 +56,13 @@ class Stack:
 
     @property
     def is_axial(self) -> bool:
-        """Whether the slice normal is nearer to the body axis than AXIAL_LIMIT_DEG."""
-        return bool(self.slices[0].normal[2] > np.cos(np.radians(AXIAL_LIMIT_DEG)))
+        """Whether its slices are axial."""
+        return is_axial(self.slices[0])
+
+
+def is_axial(header: Header) -> bool:
+    """Whether the slice normal is nearer to the body axis than AXIAL_LIMIT_DEG."""
+    return bool(header.normal[2] > np.cos(np.radians(AXIAL_LIMIT_DEG)))
 
 
 def choose_stack(headers: Sequence[Header]) -> tuple[Stack, tuple[str, ...]]:
@@ -77,7 +84,7 @@ def beyond_mm(stack: Stack, headers: Sequence[Header]) -> float:
     others = [
         header.depth_mm
         for header in headers
-        if _is_ct_slice(header) and header.orientation is not None and header.position_mm is not None
+        if is_ct_slice(header) and header.orientation is not None and header.position_mm is not None
         if Stack(slices=(header,)).is_axial
     ]
     return float(max([0.0, *(first - depth for depth in others), *(depth - last for depth in others)]))
@@ -91,14 +98,15 @@ def _without_other_objects(headers: Sequence[Header]) -> tuple[list[Header], tup
         header.text("SOPClassUID") in ENHANCED_CT or (header.number("NumberOfFrames") or 1) > 1 for header in headers
     ):
         raise NotSuitable(NotAnalyzedReason.NO_GEOMETRY, "Multi-frame (Enhanced) CT is not supported yet.")
-    images = [header for header in headers if _is_ct_slice(header)]
+    images = [header for header in headers if is_ct_slice(header)]
     if not images:
         raise NotSuitable(NotAnalyzedReason.LOCALIZER, "The series holds only localizers or derived pictures.")
     dropped = len(headers) - len(images)
     return images, (f"{_images(dropped)} left out: localizer or derived picture.",) if dropped else ()
 
 
-def _is_ct_slice(header: Header) -> bool:
+def is_ct_slice(header: Header) -> bool:
+    """Whether an image is a slice of the patient: no localizer, no projection, no colour picture."""
     return (
         header.text("SOPClassUID") == CT_IMAGE_STORAGE
         and header.number("SamplesPerPixel") in (None, 1.0)

@@ -57,7 +57,7 @@ def require_plain_head(header: Header) -> None:
     """Raise NotSuitable(NOT_HEAD | CONTRAST | BONE_ONLY) for what the header of the chosen stack says."""
     if _names_another_part(header):
         raise NotSuitable(NotAnalyzedReason.NOT_HEAD, "The images are labelled as another part of the body.")
-    if names_contrast_agent(header) or _describes_contrast(header):
+    if names_contrast_agent(header) or describes_contrast(header):
         raise NotSuitable(NotAnalyzedReason.CONTRAST, "The series is labelled as given contrast or as an angiography.")
     if is_bone_reconstruction(header):
         raise NotSuitable(NotAnalyzedReason.BONE_ONLY, "The series has only bone reconstructions.")
@@ -82,8 +82,8 @@ def is_bone_reconstruction(header: Header) -> bool:
     )
 
 
-def _describes_contrast(header: Header) -> bool:
-    """The series description decides; the protocol only where there is none.
+def describes_contrast(header: Header) -> bool:
+    """Whether the series description speaks of contrast; where there is none, the protocol.
 
     Study description and protocol speak of the whole examination: a study ordered as CTA, or scanned by a stroke
     protocol, begins with the plain series that we are after. A CTA that slips through costs a false alarm, no miss.

@@ -20,6 +20,7 @@ from pydicom.errors import InvalidDicomError
 from triage_node import log, report
 from triage_node.admit import CT_CLASSES
 from triage_node.assemble import assemble
+from triage_node.assemble.primary import Sketch, Stand, Turn, preference, sketch, turn
 from triage_node.config import Config
 from triage_node.decide import decide
 from triage_node.domain import (
@@ -27,6 +28,7 @@ from triage_node.domain import (
     DISCLAIMER,
     BundleRef,
     Decision,
+    NotAnalyzedReason,
     Outcome,
     Prediction,
     Priority,
@@ -120,6 +122,13 @@ def failed(paths: Sequence[Path], making: Making, detail: str) -> Analysis:
     return _notice(paths, making, Outcome.FAILED, "ANALYSIS_FAILED", detail)
 
 
+def duplicate(paths: Sequence[Path], making: Making) -> Analysis:
+    """A series whose acquisition was analysed in another reconstruction."""
+    reason = NotAnalyzedReason.DUPLICATE_RECONSTRUCTION
+    detail = "Another reconstruction of the same acquisition was analysed."
+    return _notice(paths, making, Outcome.NOT_ANALYZED, reason.value, detail)
+
+
 def analyze_folder(
     folder: Path, out: Path, *, config: Config, predictor: Predict, now: datetime
 ) -> list[dict[str, Any]]:
@@ -127,10 +136,22 @@ def analyze_folder(
 
     Returns the result.json values. Raises UsageError when the folder holds no CT image.
     """
-    return [
-        _write(out / log.ref(series_uid), _analyze_files(paths, series_uid, config, predictor, now))
-        for series_uid, paths in _series_in(folder).items()
-    ]
+    found = _series_in(folder)
+    drawn = [made for series_uid, paths in found.items() if (made := sketch(series_uid, paths))]
+    sketches = {made.series_uid: made for made in sorted(drawn, key=preference, reverse=True)}
+    analyzed: list[tuple[Sketch, Stand]] = []
+    results = []
+    for series_uid in dict.fromkeys([*sketches, *found]):
+        own, paths = sketches.get(series_uid), found[series_uid]
+        making = _making_for_files(series_uid, config, now)
+        if own and turn(own, analyzed) is Turn.DUPLICATE:
+            analysis = duplicate(paths, making)
+        else:
+            analysis = _analyze_files(paths, config, predictor, making)
+        if own and analysis.outcome == Outcome.ANALYZED:
+            analyzed.append((own, Stand.ANALYZED))
+        results.append(_write(out / log.ref(series_uid), analysis))
+    return results
 
 
 def object_json(made: ResultObject, path: str) -> dict[str, str]:
@@ -141,17 +162,18 @@ def object_json(made: ResultObject, path: str) -> dict[str, str]:
 # ---------------------------------------------------------------- steps
 
 
-def _analyze_files(
-    paths: Sequence[Path], series_uid: str, config: Config, predictor: Predict, now: datetime
-) -> Analysis:
+def _making_for_files(series_uid: str, config: Config, now: datetime) -> Making:
     uids = ResultUids(node=config.uid_scope, series_uid=series_uid, revision=1)
-    making = Making(producer=producer(config, bundle=None), uids=uids, created_at=now)
+    return Making(producer=producer(config, bundle=None), uids=uids, created_at=now)
+
+
+def _analyze_files(paths: Sequence[Path], config: Config, predictor: Predict, making: Making) -> Analysis:
     try:
         return analyze_series(paths, config, predictor, making)
     except InferenceError:
         raise  # no other series would fare better
     except Exception as error:  # noqa: BLE001 - boundary of one series: the others of the folder go on
-        log.event("analysis failed", series=log.ref(series_uid), error=type(error).__name__)
+        log.event("analysis failed", series=log.ref(making.uids.series_uid), error=type(error).__name__)
         return failed(paths, making, f"the analysis failed ({type(error).__name__})")
 
 

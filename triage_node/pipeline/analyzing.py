@@ -14,8 +14,18 @@ from triage_node import log
 from triage_node.config import Config
 from triage_node.domain import NotAnalyzedReason, ObjectKind, Outcome, Priority, ResultObject
 from triage_node.errors import LeaseLost, TriageNodeError
-from triage_node.pipeline.analysis import Analysis, Making, Predict, analyze_series, failed, object_json, producer
+from triage_node.pipeline.analysis import (
+    Analysis,
+    Making,
+    Predict,
+    analyze_series,
+    duplicate,
+    failed,
+    object_json,
+    producer,
+)
 from triage_node.pipeline.parts import Parts
+from triage_node.pipeline.study import Place, place_in_study, rivals
 from triage_node.report.uids import ResultUids
 from triage_node.store import claims
 
@@ -28,8 +38,18 @@ SENT_AS: Final[Mapping[ObjectKind, str]] = {
 }
 """What a kind of object is called in `send` of a [[destination]]."""
 
+UNSENT: Final = frozenset({NotAnalyzedReason.PRIOR_STUDY, NotAnalyzedReason.DUPLICATE_RECONSTRUCTION})
+"""A prefetched prior is no news; of a duplicate's acquisition there is a result."""
+PUBLICATIONS: Final[Mapping[claims.Publication, str]] = {
+    claims.Publication.PUBLISHED: "reported",
+    claims.Publication.GREW: "an image came meanwhile, the series is open again",
+    claims.Publication.YIELDED: "another series of the acquisition was reported meanwhile",
+}
+
 RETRY_AFTER_S: Final = 2.0
 """Between two tries of a failed analysis."""
+LOOK_AGAIN_AFTER_S: Final = 0.5
+"""When a better series of the same acquisition is under way."""
 PUBLISH_AGAIN_AFTER_S: Final = 10.0
 """When a result could not be written: disk or database are in trouble, not the series."""
 
@@ -74,6 +94,12 @@ def _analyze_claimed(parts: Parts, held: claims.Claim, predictor: Predict) -> An
     if held.attempts > parts.config.work.attempts:
         return _end_as_failed(paths, making, "the analysis was interrupted too often")
     try:
+        place = place_in_study(parts, held)
+        if place is Place.WAITS:
+            _wait_for_a_better_series(parts, held)
+            return None
+        if place is Place.DUPLICATE:
+            return duplicate(paths, making)
         return analyze_series(paths, parts.config, predictor, making)
     except Exception as error:  # noqa: BLE001 - process boundary: any failure becomes a try or a visible FAILED
         log.event("analysis failed", series=log.ref(held.series_uid), attempt=held.attempts, error=_safe(error))
@@ -99,6 +125,11 @@ def _end_as_failed(paths: Sequence[Path], making: Making, detail: str) -> Analys
         )
 
 
+def _wait_for_a_better_series(parts: Parts, held: claims.Claim) -> None:
+    later = parts.clock() + timedelta(seconds=LOOK_AGAIN_AFTER_S)
+    claims.give_back(parts.database, held, not_before=later, counted=False)
+
+
 def _publish(parts: Parts, held: claims.Claim, analysis: Analysis) -> None:
     _wait_until_settled(parts, held)
     named = [(made, _keep(parts, held, made, index)) for index, made in enumerate(analysis.objects)]
@@ -107,7 +138,7 @@ def _publish(parts: Parts, held: claims.Claim, analysis: Analysis) -> None:
     deliver_at = parts.clock()
     if analysis.outcome == Outcome.NOT_ANALYZED:
         deliver_at += timedelta(seconds=parts.config.series.notice_after_s)
-    published = claims.publish(
+    publication = claims.publish(
         parts.database,
         held,
         claims.Report(
@@ -119,12 +150,13 @@ def _publish(parts: Parts, held: claims.Claim, analysis: Analysis) -> None:
             objects=named,
             deliveries=_deliveries(parts.config, analysis),
             not_before=deliver_at,
+            rivals=rivals(parts, held) if analysis.outcome == Outcome.ANALYZED else (),
         ),
         now=parts.clock(),
     )
     parts.step("published")
     log.event(
-        "reported" if published else "an image came meanwhile, the series is open again",
+        PUBLICATIONS[publication],
         series=log.ref(held.series_uid),
         revision=held.revision,
         outcome=analysis.outcome.value,
@@ -139,8 +171,8 @@ def _keep(parts: Parts, held: claims.Claim, made: ResultObject, index: int) -> s
 
 
 def _deliveries(config: Config, analysis: Analysis) -> list[tuple[str, str]]:
-    if analysis.reason == NotAnalyzedReason.PRIOR_STUDY:
-        return []  # a prefetched prior is no news
+    if analysis.reason in UNSENT:
+        return []
     return [
         (made.sop_uid, destination.name)
         for destination in config.destinations

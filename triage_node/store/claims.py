@@ -10,11 +10,14 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import Enum
 from typing import Any
 
 import sqlalchemy as sa
 
 from triage_node.domain import (
+    TELLING,
+    NotAnalyzedReason,
     ObjectKind,
     OutboxState,
     Outcome,
@@ -25,7 +28,7 @@ from triage_node.domain import (
 )
 from triage_node.errors import LeaseLost
 from triage_node.store.database import Database
-from triage_node.store.schema import Moment, instance, outbox, result, revision, series
+from triage_node.store.schema import OPEN_STATES, Moment, instance, outbox, result, revision, series
 
 URGENCY = {Priority.STAT: 0, Priority.HIGH: 1, Priority.NONE: 2, Priority.ROUTINE: 3}
 """Order of the outbox under backlog; a notice goes before routine results."""
@@ -59,6 +62,8 @@ class Claim:
     received_at: datetime
     """When its first image came: the age of a study is measured from here, so that no backlog makes it a prior. For
     a series that was entered anew from the spool the claim counts: a lost database must not analyse old studies."""
+    ready_at: datetime
+    """When it was complete."""
     attempts: int
     """This one included."""
     token: str
@@ -79,6 +84,38 @@ class Report:
     """(SOP Instance UID, destination name)."""
     not_before: datetime
     """Deliver from this moment on (a notice waits for the rest of the study)."""
+    rivals: Sequence[str] = ()
+    """Series of the same acquisition: of them and this one, one is published as ANALYZED."""
+
+
+class Publication(Enum):
+    """What came of publishing."""
+
+    PUBLISHED = "PUBLISHED"
+    GREW = "GREW"
+    """An image came since the claim: the series is open again."""
+    YIELDED = "YIELDED"
+    """A rival was published meanwhile: the series is READY again, to end as its duplicate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sibling:
+    """Another series of the study, by its newest revision."""
+
+    series_uid: str
+    state: SeriesState
+    analyzed: bool
+    """Whether its newest published revision is ANALYZED."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extent:
+    """Where the images of a series lie, as far as their headers say."""
+
+    sop_uids: tuple[str, ...]
+    """Lowest, middle and highest image along the normal; any three where no place is known."""
+    positions_mm: tuple[float, ...]
+    """Of all images along the normal, growing."""
 
 
 # ---------------------------------------------------------------- completeness
@@ -134,7 +171,8 @@ def has_claimable(database: Database, *, now: datetime) -> bool:
 def claim(database: Database, *, now: datetime, lease_s: float) -> Claim | None:
     """Take the oldest revision that is READY, or ANALYZING under a lease that ran out."""
     token = secrets.token_hex(16)
-    due = sa.select(revision.c.id).where(_claimable(now)).order_by(revision.c.ready_at, revision.c.id).limit(1)
+    waits_since = sa.func.coalesce(revision.c.not_before, revision.c.ready_at)  # who was given back queues up again
+    due = sa.select(revision.c.id).where(_claimable(now)).order_by(waits_since, revision.c.id).limit(1)
     if database.engine.dialect.name == "postgresql":
         due = due.with_for_update(skip_locked=True)
     statement = (
@@ -148,7 +186,7 @@ def claim(database: Database, *, now: datetime, lease_s: float) -> Claim | None:
             attempts=revision.c.attempts + 1,
         )
         .returning(
-            revision.c.id, revision.c.series_uid, revision.c.revision, revision.c.claimed_at, revision.c.attempts
+            *(revision.c[name] for name in ("id", "series_uid", "revision", "claimed_at", "ready_at", "attempts"))
         )
     )
     with database.transaction() as connection:
@@ -168,6 +206,7 @@ def claim(database: Database, *, now: datetime, lease_s: float) -> Claim | None:
         images=owner.images,
         claimed_at=row.claimed_at,
         received_at=owner.first_image_at if owner.association else row.claimed_at,
+        ready_at=row.ready_at,
         attempts=row.attempts,
         token=token,
     )
@@ -198,6 +237,46 @@ def growth(database: Database, series_uid: str) -> tuple[int, datetime]:
         return row.images, row.last_image_at
 
 
+def siblings(database: Database, held: Claim) -> list[Sibling]:
+    """The other series of the study."""
+    newer = revision.alias()
+    superseded = sa.exists().where(newer.c.series_uid == revision.c.series_uid, newer.c.revision > revision.c.revision)
+    query = (
+        sa.select(series.c.series_uid, revision.c.state)
+        .join(revision, revision.c.series_uid == series.c.series_uid)
+        .where(series.c.study_uid == held.study_uid, series.c.series_uid != held.series_uid)
+        .where(~superseded)
+        .order_by(series.c.series_uid)
+    )
+    with database.reading() as connection:
+        analyzed = set(connection.execute(_analyzed_in(held.study_uid)).scalars())
+        return [
+            Sibling(series_uid=row.series_uid, state=SeriesState(row.state), analyzed=row.series_uid in analyzed)
+            for row in connection.execute(query)
+        ]
+
+
+def extent(database: Database, series_uid: str) -> Extent:
+    """Where the images of a series lie."""
+    query = (
+        sa.select(instance.c.sop_uid, instance.c.along_normal_mm)
+        .where(instance.c.series_uid == series_uid)
+        .order_by(instance.c.along_normal_mm, instance.c.sop_uid)
+    )
+    with database.reading() as connection:
+        rows = connection.execute(query).all()
+    placed = [row for row in rows if row.along_normal_mm is not None]
+    looked_at = placed or rows
+    sample = dict.fromkeys(looked_at[index].sop_uid for index in (0, len(looked_at) // 2, -1)) if looked_at else ()
+    return Extent(sop_uids=tuple(sample), positions_mm=tuple(row.along_normal_mm for row in placed))
+
+
+def was_analyzed(database: Database, held: Claim) -> bool:
+    """Whether an older revision of this series was published as ANALYZED."""
+    with database.reading() as connection:
+        return connection.execute(_analyzed_before(held).limit(1)).first() is not None
+
+
 def sop_uids(database: Database, series_uid: str) -> list[str]:
     """SOP Instance UIDs of the images of a series, sorted."""
     query = sa.select(instance.c.sop_uid).where(instance.c.series_uid == series_uid).order_by(instance.c.sop_uid)
@@ -223,22 +302,28 @@ def previous_sr(database: Database, held: Claim) -> tuple[str, str] | None:
 # ---------------------------------------------------------------- publish
 
 
-def publish(database: Database, held: Claim, report: Report, *, now: datetime) -> bool:
+def publish(database: Database, held: Claim, report: Report, *, now: datetime) -> Publication:
     """Make a result public, in one transaction: outcome, objects, outbox rows, the supersession of older ones.
 
-    Returns False, and opens the revision again, when an image came since the claim. Raises LeaseLost when another
-    worker holds the claim.
+    Where an image came since the claim, or a rival was published, nothing becomes public and the revision is open
+    again. Raises LeaseLost when another worker holds the claim.
     """
     with database.transaction() as connection:
         if _lock_study(connection, held)[held.series_uid] != held.images:
-            _reopen(connection, held)
-            return False
+            _open_again(connection, held, SeriesState.RECEIVING)
+            return Publication.GREW
+        if _rival_was_published(connection, held, report):
+            _open_again(connection, held, SeriesState.READY)
+            return Publication.YIELDED
         _finish(connection, held, report, now)
-        _supersede(connection, held)
-        _insert_results(connection, held, report)
-        _reconcile_notices(connection, held, now)
+        withdraws = _supersede(connection, held)
+        _insert_results(connection, held, report, now if withdraws else report.not_before)
+        if withdraws and report.outcome != Outcome.ANALYZED:
+            _reopen_duplicates(connection, held, now)
+        else:
+            _reconcile_notices(connection, held, report, now)
         close_delivered(connection, _revisions_of(connection, held.series_uid), now)
-        return True
+        return Publication.PUBLISHED
 
 
 def _claimable(now: datetime) -> sa.ColumnElement[bool]:
@@ -274,9 +359,9 @@ def _revisions_of(connection: sa.Connection, series_uid: str) -> list[int]:
     return list(connection.execute(sa.select(revision.c.id).where(revision.c.series_uid == series_uid)).scalars())
 
 
-def _reopen(connection: sa.Connection, held: Claim) -> None:
-    require_transition(SeriesState.ANALYZING, SeriesState.RECEIVING)
-    values = {"state": SeriesState.RECEIVING.value, "token": None, "attempts": 0, "claimed_at": None}
+def _open_again(connection: sa.Connection, held: Claim, state: SeriesState) -> None:
+    require_transition(SeriesState.ANALYZING, state)
+    values = {"state": state.value, "token": None, "attempts": 0, "claimed_at": None}
     if connection.execute(_held(held).values(**values)).rowcount != 1:
         raise LeaseLost("another worker took this series over")
 
@@ -297,15 +382,32 @@ def _finish(connection: sa.Connection, held: Claim, report: Report, now: datetim
         raise LeaseLost("another worker took this series over")
 
 
-def _supersede(connection: sa.Connection, held: Claim) -> None:
-    """What older revisions of this series have not sent yet is not sent any more."""
+def _analyzed_before(held: Claim) -> sa.Select[tuple[int]]:
+    return sa.select(revision.c.id).where(
+        revision.c.series_uid == held.series_uid,
+        revision.c.revision < held.revision,
+        revision.c.outcome == Outcome.ANALYZED.value,
+    )
+
+
+def _supersede(connection: sa.Connection, held: Claim) -> bool:
+    """What older revisions of this series have not sent yet is not sent any more. Whether one was ANALYZED: what
+    follows then replaces what people have seen, and does not wait."""
     older = sa.select(revision.c.id).where(
         revision.c.series_uid == held.series_uid, revision.c.revision < held.revision
     )
     _cancel(connection, outbox.c.revision_id.in_(older))
+    return connection.execute(_analyzed_before(held).limit(1)).first() is not None
 
 
-def _insert_results(connection: sa.Connection, held: Claim, report: Report) -> None:
+def _rival_was_published(connection: sa.Connection, held: Claim, report: Report) -> bool:
+    if report.outcome != Outcome.ANALYZED or not report.rivals:
+        return False
+    analyzed = set(connection.execute(_analyzed_in(held.study_uid)).scalars())
+    return not analyzed.isdisjoint(report.rivals)
+
+
+def _insert_results(connection: sa.Connection, held: Claim, report: Report, not_before: datetime) -> None:
     for made, path in report.objects:
         connection.execute(
             result.insert().values(
@@ -329,31 +431,74 @@ def _insert_results(connection: sa.Connection, held: Claim, report: Report) -> N
                 state=OutboxState.PENDING.value,
                 urgency=URGENCY[report.priority],
                 attempts=0,
-                not_before=report.not_before,
+                not_before=not_before,
             )
         )
 
 
-def _reconcile_notices(connection: sa.Connection, held: Claim, now: datetime) -> None:
-    """`Not analysed` is only said of a study of which nothing was analysed, as its newest revisions say."""
+def _newest_ended(study_uid: str, *columns: sa.Column[Any]) -> sa.Select[Any]:
+    """`columns` of the newest published revision of each series of a study."""
     newer = revision.alias()
     superseded = sa.exists().where(
         newer.c.series_uid == revision.c.series_uid,
         newer.c.revision > revision.c.revision,
         newer.c.outcome.is_not(None),
     )
-    in_study = sa.select(series.c.series_uid).where(series.c.study_uid == held.study_uid)
+    in_study = sa.select(series.c.series_uid).where(series.c.study_uid == study_uid)
+    return sa.select(*columns).where(revision.c.series_uid.in_(in_study), revision.c.outcome.is_not(None), ~superseded)
 
-    def ended(outcome: Outcome) -> sa.Select[tuple[int]]:
-        return sa.select(revision.c.id).where(
-            revision.c.series_uid.in_(in_study), revision.c.outcome == outcome.value, ~superseded
+
+def _analyzed_in(study_uid: str) -> sa.Select[tuple[str]]:
+    """Series of a study that count as analysed, as their newest published revisions say."""
+    return _newest_ended(study_uid, revision.c.series_uid).where(revision.c.outcome == Outcome.ANALYZED.value)
+
+
+def _reconcile_notices(connection: sa.Connection, held: Claim, report: Report, now: datetime) -> None:
+    """`Not analysed` is said of a study once, by its most telling notice, and only where nothing was analysed.
+
+    A notice that replaces a result which people have seen is sent whatever became of the rest.
+    """
+    older = revision.alias()
+    replaces = sa.exists().where(
+        older.c.series_uid == revision.c.series_uid,
+        older.c.revision < revision.c.revision,
+        older.c.outcome == Outcome.ANALYZED.value,
+    )
+    columns = (revision.c.id, revision.c.reason)
+    ended = _newest_ended(held.study_uid, *columns).where(revision.c.outcome == Outcome.NOT_ANALYZED.value)
+    not_analyzed = ended.where(~replaces)
+    notices = sorted(connection.execute(not_analyzed).all(), key=lambda row: (_telling(row.reason), row.id))
+    analyzed = connection.execute(_analyzed_in(held.study_uid).limit(1)).first() is not None
+    silenced = [row.id for row in notices[0 if analyzed else 1 :]]
+    _cancel(connection, outbox.c.revision_id.in_(silenced))
+    close_delivered(connection, silenced, now)
+    said = outbox.c.revision_id.in_([row.id for row in notices[:1]])
+    waiting = outbox.c.state == OutboxState.PENDING.value
+    connection.execute(outbox.update().where(said, waiting).values(not_before=report.not_before))
+
+
+def _telling(reason: str | None) -> int:
+    return next((place for place, telling in enumerate(TELLING) if telling == reason), len(TELLING))
+
+
+def _reopen_duplicates(connection: sa.Connection, held: Claim, now: datetime) -> None:
+    """What was left to this series is looked at again, now that it has no analysis any more."""
+    columns = (revision.c.series_uid, revision.c.revision)
+    duplicates = _newest_ended(held.study_uid, *columns).where(
+        revision.c.reason == NotAnalyzedReason.DUPLICATE_RECONSTRUCTION.value,
+        revision.c.series_uid.not_in(sa.select(revision.c.series_uid).where(revision.c.state.in_(OPEN_STATES))),
+    )
+    for row in connection.execute(duplicates).all():
+        connection.execute(
+            revision.insert().values(
+                series_uid=row.series_uid,
+                revision=row.revision + 1,
+                state=SeriesState.READY.value,
+                ready_because="the series that was analysed in its place has no analysis any more",
+                ready_at=now,
+                attempts=0,
+            )
         )
-
-    analyzed = connection.execute(ended(Outcome.ANALYZED).limit(1)).first() is not None
-    if analyzed:
-        _cancel(connection, outbox.c.revision_id.in_(ended(Outcome.NOT_ANALYZED)))
-        touched = [row.id for row in connection.execute(ended(Outcome.NOT_ANALYZED))]
-        close_delivered(connection, touched, now)
 
 
 def _cancel(connection: sa.Connection, which: sa.ColumnElement[bool]) -> None:

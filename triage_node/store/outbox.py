@@ -9,10 +9,10 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
-from triage_node.domain import OUTBOX_TRANSITIONS, OutboxState, SeriesState
+from triage_node.domain import OUTBOX_TRANSITIONS, OutboxState, Outcome, SeriesState
 from triage_node.store.claims import close_delivered
 from triage_node.store.database import Database
-from triage_node.store.schema import outbox, result, revision
+from triage_node.store.schema import OPEN_STATES, outbox, result, revision, series
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ def claim_parcels(
     )
     chosen = (
         sa.select(outbox.c.id)
-        .where(outbox.c.destination == destination, due)
+        .where(outbox.c.destination == destination, due, ~_notice_of_open_study())
         .order_by(outbox.c.urgency, outbox.c.id)
         .limit(limit)
     )
@@ -72,7 +72,10 @@ def has_due(database: Database, destination: str, *, now: datetime) -> bool:
     """Whether anything waits for a destination; a read, so that idling takes no write lock."""
     states = (OutboxState.PENDING.value, OutboxState.SENDING.value)
     query = sa.select(outbox.c.id).where(
-        outbox.c.destination == destination, outbox.c.state.in_(states), outbox.c.not_before <= now
+        outbox.c.destination == destination,
+        outbox.c.state.in_(states),
+        outbox.c.not_before <= now,
+        ~_notice_of_open_study(),
     )
     with database.reading() as connection:
         return connection.execute(query.limit(1)).first() is not None
@@ -112,6 +115,19 @@ def retry_dead(database: Database, *, destination: str | None, now: datetime) ->
             .values(state=SeriesState.REPORTED.value, delivered_at=None)
         )
         return count
+
+
+def _notice_of_open_study() -> sa.ColumnElement[bool]:
+    """`Not analysed` waits as long as another series of the study comes in or is analysed."""
+    own_series, other_series, other = series.alias(), series.alias(), revision.alias()
+    return sa.exists().where(
+        revision.c.id == outbox.c.revision_id,
+        revision.c.outcome == Outcome.NOT_ANALYZED.value,
+        own_series.c.series_uid == revision.c.series_uid,
+        other_series.c.study_uid == own_series.c.study_uid,
+        other.c.series_uid == other_series.c.series_uid,
+        other.c.state.in_(OPEN_STATES),
+    )
 
 
 def _finish(connection: sa.Connection, parcel: Parcel, state: OutboxState, **values: object) -> None:
