@@ -6,16 +6,21 @@ import argparse
 import json
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from triage_node import config as configuration
 from triage_node import log
 from triage_node.domain import DISCLAIMER, SUBTYPE_ABBREVIATIONS
 from triage_node.errors import TriageNodeError, UsageError
+
+if TYPE_CHECKING:
+    from triage_node.store.receipts import Receipt
 
 DEFAULT_CONFIG = Path("triage-node.toml")
 
@@ -92,6 +97,32 @@ def _retry(parsed: argparse.Namespace) -> int:
     with closing(_open(parsed.config)) as database:
         count = outbox.retry_dead(database, destination=parsed.destination, now=datetime.now(UTC))
     print(f"{count} dead letter(s) will be sent again")
+    return 0
+
+
+def _ledger(parsed: argparse.Namespace) -> int:
+    from triage_node.store.receipts import receipts
+
+    since = datetime.now(UTC) - timedelta(days=parsed.days) if parsed.days else None
+    counts: Counter[str] = Counter()
+    with closing(_open(parsed.config)) as database:
+        for receipt in receipts(database, since=since, study_uid=parsed.study, sop_uid=parsed.sop):
+            print(_receipt_line(receipt, as_json=parsed.json))
+            counts[receipt.outcome] += 1
+    told = ", ".join(f"{outcome} {count}" for outcome, count in sorted(counts.items()))
+    print(f"{counts.total()} object(s){': ' if told else ''}{told}", file=sys.stderr)
+    return 0
+
+
+def _rebuild(parsed: argparse.Namespace) -> int:
+    from triage_node.admit import rebuild
+    from triage_node.spool import Spool
+
+    config = configuration.load(parsed.config)
+    _prepare(config)
+    with closing(_open(parsed.config)) as database:
+        count = rebuild(Spool(config.node.data_dir), database, everything=True)
+    print(f"{count} spooled object(s) had no row in the ledger and were entered")
     return 0
 
 
@@ -172,6 +203,11 @@ def _model_loader(config: configuration.Config) -> Callable[[], str]:
     return load
 
 
+def _receipt_line(receipt: Receipt, *, as_json: bool) -> str:
+    values = {name: str(value) if isinstance(value, datetime) else value for name, value in vars(receipt).items()}
+    return json.dumps(values) if as_json else "\t".join(value or "-" for value in values.values())
+
+
 def _config_for_files() -> configuration.Config:
     """For files there is no study age to check: they are as old as they are."""
     return configuration.Config(series=configuration.Series(max_study_age_h=0.0))
@@ -229,6 +265,13 @@ def parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="on one line")
     retry = with_config(command("retry", _retry, "send dead letters again"))
     retry.add_argument("--destination", help="only those of this destination")
+
+    ledger = with_config(command("ledger", _ledger, "every object received, and what became of it"))
+    ledger.add_argument("--days", type=float, help="only those of the last days")
+    ledger.add_argument("--study", metavar="UID", help="only those of this Study Instance UID")
+    ledger.add_argument("--sop", metavar="UID", help="only the object with this SOP Instance UID")
+    ledger.add_argument("--json", action="store_true", help="one JSON line an object; default: tabs between the fields")
+    with_config(command("rebuild", _rebuild, "enter spooled objects that the database does not know, all of them"))
 
     send = command("send", _send, "a storage SCU with progress, for trying things")
     send.add_argument("folder", type=Path, metavar="DIR")

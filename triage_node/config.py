@@ -180,6 +180,23 @@ class Delivery:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Retention:
+    """[retention]: what is removed from the disk, and when. Never what is in flight; the ledger stays."""
+
+    images_days: float = setting(
+        30.0, "days after which the images of a delivered series are removed; 0: never", check=_at_least(0)
+    )
+    results_days: float = setting(
+        365.0, "days after which result files and quarantined images are removed; 0: never", check=_at_least(0)
+    )
+    free_mb: int = setting(
+        8192,
+        "MB of free disk below which the oldest delivered series go earlier; 0: never; more than node.min_free_mb",
+        check=_at_least(0),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Web:
     """[web]: the status page."""
 
@@ -214,6 +231,7 @@ class Config:
     model: Model = field(default_factory=Model)
     work: Work = field(default_factory=Work)
     delivery: Delivery = field(default_factory=Delivery)
+    retention: Retention = field(default_factory=Retention)
     web: Web = field(default_factory=Web)
     sources: tuple[Source, ...] = ()
     destinations: tuple[Destination, ...] = ()
@@ -242,6 +260,7 @@ TABLES: Final[Mapping[str, type]] = {
     "model": Model,
     "work": Work,
     "delivery": Delivery,
+    "retention": Retention,
     "web": Web,
 }
 LISTS: Final[Mapping[str, type]] = {"source": Source, "destination": Destination, "rule": PriorityRule}

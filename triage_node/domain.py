@@ -91,6 +91,7 @@ class InstanceOutcome(StrEnum):
     SERIES = "SERIES"  # belongs to a CT series that is analysed
     OWN = "OWN"  # one of our results, come back by auto-forward
     IGNORED = "IGNORED"  # not a CT image
+    LATE = "LATE"  # a CT image that came when the images of its series had been removed from the disk
 
 
 class NotAnalyzedReason(StrEnum):

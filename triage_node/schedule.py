@@ -8,7 +8,7 @@ belongs to wall-clock time, is APScheduler's.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from apscheduler.executors.pool import ThreadPoolExecutor
@@ -55,13 +55,14 @@ class Timers:
 
 
 class Housekeeping:
-    """Runs a job every full `every_min` minutes of the hour until stopped."""
+    """Runs jobs, one after the other, every full `every_min` minutes of the hour until stopped."""
 
-    def __init__(self, name: str, job: Job, *, every_min: int) -> None:
+    def __init__(self, jobs: Mapping[str, Job], *, every_min: int) -> None:
         self._scheduler = BackgroundScheduler(executors={"default": ThreadPoolExecutor(max_workers=1)}, timezone="UTC")
-        self._scheduler.add_job(
-            lambda: _survive(name, job), "cron", minute=f"*/{every_min}", coalesce=True, max_instances=1, id=name
-        )
+        for name, job in jobs.items():
+            self._scheduler.add_job(
+                _survive, "cron", (name, job), minute=f"*/{every_min}", coalesce=True, max_instances=1, id=name
+            )
 
     def start(self) -> None:
         """Start it."""

@@ -18,6 +18,7 @@ import shutil
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
@@ -109,6 +110,19 @@ class Spool:
         for directory in (folder, folder.parent, self._results):
             _fsync_directory(directory)
         return path
+
+    def remove(self, sop_uid: str) -> None:
+        """Remove a received object, if it is there. Its directory is not fsynced: what comes back is removed again."""
+        self.object_path(sop_uid).unlink(missing_ok=True)
+
+    def remove_results(self, *, older_than: datetime) -> int:
+        """Remove result files and quarantined objects last written before a moment; returns how many."""
+        removed = 0
+        for path in (*self._results.glob("*/*/*.dcm"), *self._quarantine.glob("*.dcm")):
+            if path.stat().st_mtime < older_than.timestamp():
+                path.unlink(missing_ok=True)
+                removed += 1
+        return removed
 
     def probe(self) -> None:
         """Write and link a file as `keep` does, and remove it again. OSError where the disk or its rights refuse."""

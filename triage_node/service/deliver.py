@@ -13,6 +13,7 @@ from triage_node.pipeline.attention import call_attention
 from triage_node.pipeline.completing import complete_series
 from triage_node.pipeline.delivering import deliver_next
 from triage_node.pipeline.parts import Parts
+from triage_node.pipeline.retention import remove_old
 from triage_node.schedule import Housekeeping, Timer, Timers
 from triage_node.service.presence import present
 from triage_node.store import board
@@ -20,7 +21,7 @@ from triage_node.store import board
 LEASE_S: Final = 6.0
 COMPLETENESS_S: Final = 0.25
 POLL_S: Final = 0.1
-ATTENTION_MIN: Final = 5
+HOUSEKEEPING_MIN: Final = 5
 
 
 def run(parts: Parts, stop: threading.Event) -> None:
@@ -60,16 +61,19 @@ def _deliver_while_held(parts: Parts, token: str, stop: threading.Event) -> None
         for destination in parts.config.destinations
     ]
     timers = Timers([Timer(name="complete", every_s=COMPLETENESS_S, job=lambda: complete_series(parts))])
-    attention = Housekeeping("attention", lambda: call_attention(parts), every_min=ATTENTION_MIN)
+    housekeeping = Housekeeping(
+        {"attention": lambda: call_attention(parts), "retention": lambda: remove_old(parts)},
+        every_min=HOUSEKEEPING_MIN,
+    )
     timers.start()
-    attention.start()
+    housekeeping.start()
     for sender in senders:
         sender.start()
     while not stop.wait(LEASE_S / 4) and _hold_lease(parts, token):
         pass
     ended.set()
     timers.stop()
-    attention.stop()
+    housekeeping.stop()
     for sender in senders:
         sender.join(timeout=parts.config.delivery.timeout_s)
 

@@ -5,5 +5,7 @@ database    opening, transactions, migrations
 ledger      what was received; one writer thread with group commit
 claims      revisions of series: complete, claim, heartbeat, publish
 outbox      result objects on their way to destinations
+receipts    the ledger as people read it
+retention   what may be removed from the disk
 board       what `status`, the page and `check` show; roles and leases
 """

@@ -36,9 +36,13 @@ def record(database: Database, arrivals: Sequence[Arrived]) -> None:
         for arrived in sorted(arrivals, key=lambda arrived: arrived.instance.series_uid):
             if arrived.quarantined:
                 _note_quarantined(connection, arrived.instance)
-            elif _enter_instance(connection, arrived.instance) and arrived.instance.outcome == InstanceOutcome.SERIES:
-                _grow_series(connection, arrived.instance)
-                _open_revision(connection, arrived.instance)
+            elif not _enter_instance(connection, arrived.instance):
+                _note_stored_again(connection, arrived.instance)
+            elif arrived.instance.outcome == InstanceOutcome.SERIES:
+                if _grow_series(connection, arrived.instance):
+                    _open_revision(connection, arrived.instance)
+                else:
+                    _note_late(connection, arrived.instance)
 
 
 def record_all_but_refused(database: Database, arrivals: Sequence[Arrived]) -> list[Arrived]:
@@ -177,7 +181,23 @@ def _enter_instance(connection: sa.Connection, arrived: Instance) -> bool:
     return insert_or_ignore(connection, instance, values)
 
 
-def _grow_series(connection: sa.Connection, arrived: Instance) -> None:
+def _note_stored_again(connection: sa.Connection, arrived: Instance) -> None:
+    """Its file may have been removed and is there again: it will be removed again."""
+    stored = instance.c.sop_uid == arrived.sop_uid
+    if connection.execute(
+        instance.update().where(stored, instance.c.removed_at.is_not(None)).values(removed_at=None)
+    ).rowcount:
+        connection.execute(series.update().where(series.c.series_uid == arrived.series_uid).values(removed_at=None))
+
+
+def _note_late(connection: sa.Connection, arrived: Instance) -> None:
+    """Its series ended, and its images were removed: alone it would only contradict their result."""
+    late = instance.update().where(instance.c.sop_uid == arrived.sop_uid)
+    connection.execute(late.values(outcome=InstanceOutcome.LATE.value))
+
+
+def _grow_series(connection: sa.Connection, arrived: Instance) -> bool:
+    """Whether the series takes images; not when those that it had are removed."""
     first: dict[str, object] = {
         "series_uid": arrived.series_uid,
         "study_uid": arrived.study_uid,
@@ -188,10 +208,10 @@ def _grow_series(connection: sa.Connection, arrived: Instance) -> None:
         "last_image_at": arrived.received_at,
     }
     if insert_or_ignore(connection, series, first):
-        return
-    connection.execute(
+        return True
+    grown = (
         series.update()
-        .where(series.c.series_uid == arrived.series_uid)
+        .where(series.c.series_uid == arrived.series_uid, series.c.removal_at.is_(None))
         .values(
             association=arrived.association,
             images=series.c.images + 1,
@@ -199,6 +219,7 @@ def _grow_series(connection: sa.Connection, arrived: Instance) -> None:
             released_at=None,
         )
     )
+    return connection.execute(grown).rowcount == 1
 
 
 def _open_revision(connection: sa.Connection, arrived: Instance) -> None:

@@ -44,6 +44,13 @@ instance = sa.Table(
     sa.Column("association", sa.String(32), nullable=False),
     sa.Column("received_at", Moment, nullable=False, index=True),
     sa.Column("outcome", sa.String(16), nullable=False),
+    sa.Column("removed_at", Moment),  # its file is gone
+    sa.Index(
+        "loose_objects",
+        "received_at",
+        sqlite_where=sa.text("outcome <> 'SERIES' AND removed_at IS NULL"),
+        postgresql_where=sa.text("outcome <> 'SERIES' AND removed_at IS NULL"),
+    ),
 )
 
 series = sa.Table(
@@ -57,6 +64,14 @@ series = sa.Table(
     sa.Column("first_image_at", Moment, nullable=False),
     sa.Column("last_image_at", Moment, nullable=False),
     sa.Column("released_at", Moment),
+    sa.Column("removal_at", Moment),  # it was decided that its images go
+    sa.Column("removed_at", Moment),  # they are gone
+    sa.Index(
+        "removal_under_way",
+        "series_uid",
+        sqlite_where=sa.text("removal_at IS NOT NULL AND removed_at IS NULL"),
+        postgresql_where=sa.text("removal_at IS NOT NULL AND removed_at IS NULL"),
+    ),
 )
 
 OPEN_STATES = ("RECEIVING", "READY", "ANALYZING")

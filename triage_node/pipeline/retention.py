@@ -1,0 +1,65 @@
+"""Remove what is old, or the oldest where the disk runs full. Never what is in flight; the ledger stays."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from triage_node import log
+from triage_node.pipeline.parts import Parts
+from triage_node.store import retention
+
+SERIES_A_PASS: Final = 200
+LOOSE_A_PASS: Final = 2000
+UNDER_PRESSURE: Final = timedelta(hours=1)
+"""Younger images stay even then: their study is being read."""
+
+
+def remove_old(parts: Parts) -> None:
+    """One pass: finish what a crash left, then what is too old, then as much as the disk needs."""
+    _remove_decided(parts)
+    settings = parts.config.retention
+    if settings.images_days:
+        before = parts.clock() - timedelta(days=settings.images_days)
+        _remove(parts, before, series=SERIES_A_PASS)
+    if settings.results_days:
+        parts.spool.remove_results(older_than=parts.clock() - timedelta(days=settings.results_days))
+    if parts.spool.free_mb() < settings.free_mb:
+        _make_room(parts)
+
+
+def _make_room(parts: Parts) -> None:
+    before = parts.clock() - UNDER_PRESSURE
+    while parts.spool.free_mb() < parts.config.retention.free_mb:
+        if not _remove(parts, before, series=1):  # as much as is needed, and no more
+            log.event(
+                "the disk is nearly full and nothing more may be removed",
+                free_mb=round(parts.spool.free_mb()),
+                advice="images that are in flight stay; give node.data_dir more room",
+            )
+            return
+
+
+def _remove(parts: Parts, before: datetime, *, series: int) -> int:
+    """Objects that no analysis needs, then series; returns how many of both."""
+    loose = retention.loose_objects(parts.database, before=before, limit=LOOSE_A_PASS)
+    _remove_files(parts, loose, series_uid=None)
+    decided = retention.decide_removal(parts.database, before=before, now=parts.clock(), limit=series)
+    parts.step("removal decided")
+    _remove_decided(parts)
+    if loose or decided:
+        log.event("removed from the disk", series=decided, other_objects=len(loose))
+    return len(loose) + decided
+
+
+def _remove_decided(parts: Parts) -> None:
+    for series_uid in retention.to_remove(parts.database):
+        _remove_files(parts, retention.images(parts.database, series_uid), series_uid=series_uid)
+
+
+def _remove_files(parts: Parts, sop_uids: list[str], *, series_uid: str | None) -> None:
+    for sop_uid in sop_uids:
+        parts.spool.remove(sop_uid)
+    parts.step("files removed")
+    if sop_uids or series_uid:
+        retention.note_removed(parts.database, sop_uids, series_uid=series_uid, now=parts.clock())
