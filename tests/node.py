@@ -34,6 +34,7 @@ notice_after_s = {notice_after_s}
 
 [work]
 lease_s = 4
+attempts = {attempts}
 
 [delivery]
 backoff_s = 0.2
@@ -61,12 +62,18 @@ class Node:
     """The files and the database of a node, and its processes."""
 
     def __init__(
-        self, folder: Path, *, destinations: dict[str, int], settle_s: float = 0.5, notice_after_s: float = 0
+        self,
+        folder: Path,
+        *,
+        destinations: dict[str, int],
+        settle_s: float = 0.5,
+        notice_after_s: float = 0,
+        attempts: int = 3,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.config_path = folder / "triage-node.toml"
-        text = SETTINGS.format(settle_s=settle_s, notice_after_s=notice_after_s)
+        text = SETTINGS.format(settle_s=settle_s, notice_after_s=notice_after_s, attempts=attempts)
         for ae_title, port in destinations.items():
             text += DESTINATION.format(name=ae_title.lower(), ae_title=ae_title, port=port)
         self.config_path.write_text(text)
@@ -115,13 +122,22 @@ class Node:
             [*command, "127.0.0.1", str(self.port()), str(folder)], check=check, capture_output=True, timeout=120
         )
 
+    def restart(self) -> None:
+        """End `serve` in order and start it again, with the configuration as the file says now."""
+        self._end_processes()
+        self.start("serve")
+
     def stop(self) -> None:
         """End every process in order."""
+        self._end_processes()
+        self.database.close()
+
+    def _end_processes(self) -> None:
         for process in self.processes:
             process.terminate()
         for process in self.processes:
             process.wait(timeout=30)
-        self.database.close()
+        self.processes = []
 
     def _ports(self, role: str) -> list[int]:
         pids_alive = [info for info in board.roles(self.database, now=datetime.now(UTC)) if alive(info.pid)]

@@ -31,6 +31,13 @@ class Orthanc:
         """Simplified tags of every instance it holds."""
         return [self.get(f"/instances/{one}/simplified-tags") for one in self.get("/instances")]
 
+    def in_study(self, study_uid: str) -> list[dict[str, Any]]:
+        """Simplified tags of every instance of a study."""
+        query = {"Level": "Instance", "Query": {"StudyInstanceUID": study_uid}, "Expand": True}
+        request = urllib.request.Request(f"{self._base}/tools/find", json.dumps(query).encode())
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return [one["MainDicomTags"] for one in json.load(answer)]
+
     def files(self, folder: Path) -> list[Path]:
         """Every instance as a file."""
         folder.mkdir(parents=True, exist_ok=True)

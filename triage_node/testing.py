@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import os
 import signal
@@ -41,11 +42,12 @@ def no_step(_name: str) -> None:
     """The Step of every ordinary run."""
 
 
-def killer(step_name: str) -> Step:
-    """A Step that ends this process as kill -9 does, at the step of that name."""
+def killer(step_name: str, *, times: int = 1) -> Step:
+    """A Step that ends this process as kill -9 does, when the step of that name is reached for the `times`-th time."""
+    reached = itertools.count(1)
 
     def step(name: str) -> None:
-        if name == step_name:
+        if name == step_name and next(reached) >= times:
             os.kill(os.getpid(), signal.SIGKILL)
 
     return step
