@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from pydicom import dcmread
 from tests.node import Node, running_node
 from tests.orthanc import Orthanc, running_orthanc
 from tests.tools import real_head_ct
+from triage_node.peers import Peer, send_folder
 from triage_node.simulate import write_case
 from triage_node.store import board
 
@@ -73,6 +77,34 @@ def test_a_simulated_subdural_is_flagged_in_the_pacs(node: Node, orthanc: Orthan
     stored = in_study(orthanc, result["study_uid"])
     assert {tags["Modality"] for tags in stored} == {"SEG", "SR", "OT"}
     assert all("ICH suspected" in tags["SeriesDescription"] for tags in stored)
+
+
+def test_two_associations_at_once_and_every_image_twice_give_the_mask_of_the_files(node: Node, tmp_path: Path) -> None:
+    case = write_case(tmp_path, subtype="SDH", seed=8, created_at=datetime.now(UTC))
+    files = sorted((case / "dicom").glob("*.dcm"))
+    with ThreadPoolExecutor() as associations:
+        for halves in (files[::2], files[1::2], files[::-1]):
+            associations.submit(send_files, node, halves)
+    series_uid = str(dcmread(files[0], stop_before_pixels=True).SeriesInstanceUID)
+    node.wait_for(lambda: board.result_of(node.database, series_uid) is not None, what="a result")
+    received = board.result_of(node.database, series_uid)
+    assert received is not None
+    command = [sys.executable, "-m", "triage_node", "analyze", str(case / "dicom"), "--out", str(tmp_path), "--json"]
+    on_files = json.loads(subprocess.run(command, check=True, capture_output=True, timeout=120).stdout)
+    for key in ("outcome", "priority", "probabilities", "volumes_ml", "slices", "warnings"):
+        assert received[key] == on_files[key], key
+    assert mask_of(received, node.config.node.data_dir) == mask_of(on_files, Path())
+
+
+def send_files(node: Node, files: list[Path]) -> None:
+    peer = Peer(ae_title="TRIAGE", host="127.0.0.1", port=node.port())
+    assert not send_folder(files, peer=peer, calling_ae="CT1").failed
+
+
+def mask_of(result: dict[str, Any], folder: Path) -> bytes:
+    (seg,) = (made for made in result["objects"] if made["kind"] == "SEG")
+    pixels: bytes = dcmread(folder / seg["path"]).PixelData
+    return pixels
 
 
 def test_what_cannot_be_analysed_says_so_in_the_pacs(node: Node, orthanc: Orthanc, tmp_path: Path) -> None:

@@ -233,3 +233,14 @@ def test_a_notice_waits_as_long_as_another_series_of_the_study_is_not_ended(
     analyze_all(site, model)
     site.deliver()
     assert {s.sop_uid for s in site.pacs.objects()} == {made["sop_uid"] for made in site.result(soft_uid)["objects"]}
+
+
+def test_a_prior_raises_no_alarm_by_its_scout_without_a_date(site: Site, model: InferenceProcess) -> None:
+    site.clock.advance(48 * 3600)
+    prior = ct.head()
+    site.admit(prior)
+    site.admit(series_of(prior, [0.0], ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], StudyDate="", StudyTime=""))
+    site.complete()
+    analyze_all(site, model)
+    site.clock.advance(3600)
+    assert site.deliver() == 0

@@ -454,7 +454,7 @@ def _analyzed_in(study_uid: str) -> sa.Select[tuple[str]]:
 
 
 def _reconcile_notices(connection: sa.Connection, held: Claim, report: Report, now: datetime) -> None:
-    """`Not analysed` is said of a study once, by its most telling notice, and only where nothing was analysed.
+    """`Not analysed` is said of a study once, by its most telling notice, where nothing was analysed; not of a prior.
 
     A notice that replaces a result which people have seen is sent whatever became of the rest.
     """
@@ -469,7 +469,8 @@ def _reconcile_notices(connection: sa.Connection, held: Claim, report: Report, n
     not_analyzed = ended.where(~replaces)
     notices = sorted(connection.execute(not_analyzed).all(), key=lambda row: (_telling(row.reason), row.id))
     analyzed = connection.execute(_analyzed_in(held.study_uid).limit(1)).first() is not None
-    silenced = [row.id for row in notices[0 if analyzed else 1 :]]
+    prior = any(row.reason == NotAnalyzedReason.PRIOR_STUDY for row in notices)
+    silenced = [row.id for row in notices[0 if analyzed or prior else 1 :]]
     _cancel(connection, outbox.c.revision_id.in_(silenced))
     close_delivered(connection, silenced, now)
     said = outbox.c.revision_id.in_([row.id for row in notices[:1]])
