@@ -27,8 +27,8 @@ from triage_node.domain import (
 )
 from triage_node.errors import LeaseLost, StateError
 from triage_node.store import board, claims, ledger, outbox
-from triage_node.store.claims import Publication
 from triage_node.store.database import Database, open_database
+from triage_node.store.publication import Publication, Report, publish
 from triage_node.store.schema import metadata, revision
 
 STUDY = "1.2.3"
@@ -84,7 +84,7 @@ def claim(database: Database, clock: Clock) -> claims.Claim:
 
 def report(
     name: str, *, outcome: Outcome = Outcome.ANALYZED, clock: Clock, wait_s: float = 0, to: str = "pacs"
-) -> claims.Report:
+) -> Report:
     made = ResultObject(
         kind=ObjectKind.SR,
         sop_class_uid="1.2.840.10008.5.1.4.1.1.88.34",
@@ -93,7 +93,7 @@ def report(
         transfer_syntax_uid="1.2.840.10008.1.2.1",
         data=b"bytes",
     )
-    return claims.Report(
+    return Report(
         outcome=outcome,
         reason=None,
         detail="said",
@@ -230,7 +230,7 @@ def test_an_image_during_analysis_withholds_the_result(database: Database, clock
     make_ready(database, clock)
     held = claim(database, clock)
     arrive(database, clock, 2)
-    assert claims.publish(database, held, report("1", clock=clock), now=clock()) is Publication.GREW
+    assert publish(database, held, report("1", clock=clock), now=clock()) is Publication.GREW
     assert states(database) == [(1, "RECEIVING")]
     assert outbox.claim_parcels(database, "pacs", now=clock(), lease_s=60) == []
 
@@ -244,8 +244,8 @@ def test_a_lease_that_ran_out_goes_to_another_and_the_first_cannot_finish(databa
     assert second.attempts == 2
     assert second.claimed_at == first.claimed_at
     with pytest.raises(LeaseLost):
-        claims.publish(database, first, report("1", clock=clock), now=clock())
-    assert claims.publish(database, second, report("1", clock=clock), now=clock()) is Publication.PUBLISHED
+        publish(database, first, report("1", clock=clock), now=clock())
+    assert publish(database, second, report("1", clock=clock), now=clock()) is Publication.PUBLISHED
     assert states(database) == [(1, "REPORTED")]
 
 
@@ -262,15 +262,13 @@ def test_a_heartbeat_keeps_the_claim(database: Database, clock: Clock) -> None:
 def test_a_late_slice_opens_the_next_revision_which_supersedes(database: Database, clock: Clock) -> None:
     arrive(database, clock, 1)
     make_ready(database, clock)
-    assert (
-        claims.publish(database, claim(database, clock), report("1", clock=clock), now=clock()) is Publication.PUBLISHED
-    )
+    assert publish(database, claim(database, clock), report("1", clock=clock), now=clock()) is Publication.PUBLISHED
     arrive(database, clock, 2)
     assert states(database) == [(1, "REPORTED"), (2, "RECEIVING")]
     make_ready(database, clock)
     held = claim(database, clock)
     assert claims.previous_sr(database, held) == ("1.2.840.10008.5.1.4.1.1.88.34", "2.25.1")
-    assert claims.publish(database, held, report("2", clock=clock), now=clock()) is Publication.PUBLISHED
+    assert publish(database, held, report("2", clock=clock), now=clock()) is Publication.PUBLISHED
     parcels = outbox.claim_parcels(database, "pacs", now=clock(), lease_s=60)
     assert [parcel.sop_uid for parcel in parcels] == ["2.25.2"]
 
@@ -280,9 +278,7 @@ def test_what_was_under_way_when_it_was_superseded_is_not_tried_again(database: 
     (old,) = outbox.claim_parcels(database, "pacs", now=clock(), lease_s=60)
     arrive(database, clock, 2)
     make_ready(database, clock)
-    assert (
-        claims.publish(database, claim(database, clock), report("2", clock=clock), now=clock()) is Publication.PUBLISHED
-    )
+    assert publish(database, claim(database, clock), report("2", clock=clock), now=clock()) is Publication.PUBLISHED
     outbox.mark_failed(database, old, status=None, error="no answer", not_before=clock())
     assert sent_uids(database, clock) == ["2.25.2"]
     assert board.status(database, now=clock())["outbox"] == {"pacs": {"CANCELLED": 1, "SENDING": 1}}
@@ -296,7 +292,7 @@ def test_a_study_whose_newest_revision_was_not_analysed_hears_so(database: Datab
     arrive(database, clock, 2)
     make_ready(database, clock)
     made = report("2", outcome=Outcome.NOT_ANALYZED, clock=clock)
-    assert claims.publish(database, claim(database, clock), made, now=clock()) is Publication.PUBLISHED
+    assert publish(database, claim(database, clock), made, now=clock()) is Publication.PUBLISHED
     assert sent_uids(database, clock) == ["2.25.2"]
 
 
@@ -319,7 +315,7 @@ def publish_series(database: Database, clock: Clock, series: str, name: str, out
     make_ready(database, clock)
     wait_s = 180 if outcome == Outcome.NOT_ANALYZED else 0
     made = report(name, outcome=outcome, clock=clock, wait_s=wait_s)
-    assert claims.publish(database, claim(database, clock), made, now=clock()) is Publication.PUBLISHED
+    assert publish(database, claim(database, clock), made, now=clock()) is Publication.PUBLISHED
 
 
 def sent_uids(database: Database, clock: Clock) -> list[str]:
@@ -393,8 +389,8 @@ def test_stat_goes_before_routine(database: Database, clock: Clock) -> None:
         arrive(database, clock, 1, series=series)
         make_ready(database, clock)
         made = report(str(number), clock=clock)
-        urgent = claims.Report(**{**vars(made), "priority": priority})
-        assert claims.publish(database, claim(database, clock), urgent, now=clock()) is Publication.PUBLISHED
+        urgent = Report(**{**vars(made), "priority": priority})
+        assert publish(database, claim(database, clock), urgent, now=clock()) is Publication.PUBLISHED
     assert sent_uids(database, clock) == ["2.25.2", "2.25.3", "2.25.1", "2.25.0"]
 
 

@@ -28,6 +28,7 @@ from triage_node.pipeline.parts import Parts
 from triage_node.pipeline.study import Place, place_in_study, rivals
 from triage_node.report.uids import ResultUids
 from triage_node.store import claims
+from triage_node.store.publication import Publication, Report, publish
 
 SENT_AS: Final[Mapping[ObjectKind, str]] = {
     ObjectKind.SEG: "SEG",
@@ -40,10 +41,10 @@ SENT_AS: Final[Mapping[ObjectKind, str]] = {
 
 UNSENT: Final = frozenset({NotAnalyzedReason.PRIOR_STUDY, NotAnalyzedReason.DUPLICATE_RECONSTRUCTION})
 """A prefetched prior is no news; of a duplicate's acquisition there is a result."""
-PUBLICATIONS: Final[Mapping[claims.Publication, str]] = {
-    claims.Publication.PUBLISHED: "reported",
-    claims.Publication.GREW: "an image came meanwhile, the series is open again",
-    claims.Publication.YIELDED: "another series of the acquisition was reported meanwhile",
+PUBLICATIONS: Final[Mapping[Publication, str]] = {
+    Publication.PUBLISHED: "reported",
+    Publication.GREW: "an image came meanwhile, the series is open again",
+    Publication.YIELDED: "another series of the acquisition was reported meanwhile",
 }
 
 RETRY_AFTER_S: Final = 2.0
@@ -138,10 +139,10 @@ def _publish(parts: Parts, held: claims.Claim, analysis: Analysis) -> None:
     deliver_at = parts.clock()
     if analysis.outcome == Outcome.NOT_ANALYZED:
         deliver_at += timedelta(seconds=parts.config.series.notice_after_s)
-    publication = claims.publish(
+    publication = publish(
         parts.database,
         held,
-        claims.Report(
+        Report(
             outcome=analysis.outcome,
             reason=analysis.reason,
             detail=analysis.detail,

@@ -9,7 +9,7 @@ from enum import Enum
 from triage_node.assemble.primary import Sketch, Stand, Turn, sketch, turn
 from triage_node.domain import SeriesState
 from triage_node.pipeline.parts import Parts
-from triage_node.store import claims
+from triage_node.store import claims, studies
 
 
 class Place(Enum):
@@ -25,7 +25,7 @@ def place_in_study(parts: Parts, held: claims.Claim) -> Place:
     """The place of the claimed series as its study stands now. What was analysed once stays primary."""
     siblings = list(_siblings(parts, held))
     own = _sketch(parts, held.series_uid) if siblings else None
-    if own is None or claims.was_analyzed(parts.database, held):
+    if own is None or studies.was_analyzed(parts.database, held):
         return Place.PRIMARY
     decided = turn(own, siblings)
     if decided is Turn.DUPLICATE:
@@ -40,7 +40,7 @@ def rivals(parts: Parts, held: claims.Claim) -> tuple[str, ...]:
     """Series of the same acquisition as the claimed one, as the study stands now; none for what was primary before."""
     siblings = list(_siblings(parts, held))
     own = _sketch(parts, held.series_uid) if siblings else None
-    if own is None or claims.was_analyzed(parts.database, held):
+    if own is None or studies.was_analyzed(parts.database, held):
         return ()
     return tuple(
         other.series_uid for other, stand in siblings if turn(own, [(other, Stand.ANALYZED)]) is Turn.DUPLICATE
@@ -49,14 +49,14 @@ def rivals(parts: Parts, held: claims.Claim) -> tuple[str, ...]:
 
 def _siblings(parts: Parts, held: claims.Claim) -> Iterator[tuple[Sketch, Stand]]:
     """The other series of the study that are open or analysed, as far as they are stacks of slices."""
-    for sibling in claims.siblings(parts.database, held):
+    for sibling in studies.siblings(parts.database, held):
         stand = _stand(sibling)
         drawn = _sketch(parts, sibling.series_uid) if stand else None
         if stand and drawn:
             yield drawn, stand
 
 
-def _stand(sibling: claims.Sibling) -> Stand | None:
+def _stand(sibling: studies.Sibling) -> Stand | None:
     if sibling.analyzed:
         return Stand.ANALYZED
     if sibling.state is SeriesState.RECEIVING:
@@ -65,6 +65,6 @@ def _stand(sibling: claims.Sibling) -> Stand | None:
 
 
 def _sketch(parts: Parts, series_uid: str) -> Sketch | None:
-    extent = claims.extent(parts.database, series_uid)
+    extent = studies.extent(parts.database, series_uid)
     paths = [parts.spool.object_path(uid) for uid in extent.sop_uids]
     return sketch(series_uid, paths, extent.positions_mm)

@@ -3,7 +3,9 @@
 schema      the tables and their constraints
 database    opening, transactions, migrations
 ledger      what was received; one writer thread with group commit
-claims      revisions of series: complete, claim, heartbeat, publish
+claims      revisions of series: complete, claim, heartbeat
+studies     the series of one study beside each other
+publication the end of a revision becomes public
 outbox      result objects on their way to destinations
 receipts    the ledger as people read it
 retention   what may be removed from the disk

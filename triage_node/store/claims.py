@@ -1,4 +1,4 @@
-"""Revisions of series: complete, claim, heartbeat, publish.
+"""Revisions of series: complete, claim, heartbeat.
 
 A claim is one UPDATE ... RETURNING. It holds a token and a lease; every later statement names the token, so a worker
 that was taken for dead cannot finish what another one took over.
@@ -7,31 +7,21 @@ that was taken for dead cannot finish what another one took over.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import Enum
-from typing import Any
 
 import sqlalchemy as sa
 
 from triage_node.domain import (
-    TELLING,
-    NotAnalyzedReason,
     ObjectKind,
     OutboxState,
-    Outcome,
-    Priority,
-    ResultObject,
     SeriesState,
     require_transition,
 )
 from triage_node.errors import LeaseLost
 from triage_node.store.database import Database
-from triage_node.store.schema import OPEN_STATES, Moment, instance, outbox, result, revision, series
-
-URGENCY = {Priority.STAT: 0, Priority.HIGH: 1, Priority.NONE: 2, Priority.ROUTINE: 3}
-"""Order of the outbox under backlog; a notice goes before routine results."""
+from triage_node.store.schema import Moment, instance, outbox, result, revision, series
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,55 +57,6 @@ class Claim:
     attempts: int
     """This one included."""
     token: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """What publishing makes public: outcome, result.json, objects and where they go."""
-
-    outcome: Outcome
-    reason: str | None
-    detail: str | None
-    priority: Priority
-    result: Mapping[str, Any]
-    objects: Sequence[tuple[ResultObject, str]]
-    """Each with its path relative to the spool."""
-    deliveries: Sequence[tuple[str, str]]
-    """(SOP Instance UID, destination name)."""
-    not_before: datetime
-    """Deliver from this moment on (a notice waits for the rest of the study)."""
-    rivals: Sequence[str] = ()
-    """Series of the same acquisition: of them and this one, one is published as ANALYZED."""
-
-
-class Publication(Enum):
-    """What came of publishing."""
-
-    PUBLISHED = "PUBLISHED"
-    GREW = "GREW"
-    """An image came since the claim: the series is open again."""
-    YIELDED = "YIELDED"
-    """A rival was published meanwhile: the series is READY again, to end as its duplicate."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sibling:
-    """Another series of the study, by its newest revision."""
-
-    series_uid: str
-    state: SeriesState
-    analyzed: bool
-    """Whether its newest published revision is ANALYZED."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Extent:
-    """Where the images of a series lie, as far as their headers say."""
-
-    sop_uids: tuple[str, ...]
-    """Lowest, middle and highest image along the normal; any three where no place is known."""
-    positions_mm: tuple[float, ...]
-    """Of all images along the normal, growing."""
 
 
 # ---------------------------------------------------------------- completeness
@@ -214,7 +155,7 @@ def claim(database: Database, *, now: datetime, lease_s: float) -> Claim | None:
 
 def heartbeat(database: Database, held: Claim, *, now: datetime, lease_s: float) -> None:
     """Extend the lease. Raises LeaseLost when another worker holds it."""
-    statement = _held(held).values(lease_until=now + timedelta(seconds=lease_s))
+    statement = held_by(held).values(lease_until=now + timedelta(seconds=lease_s))
     with database.transaction() as connection:
         if connection.execute(statement).rowcount != 1:
             raise LeaseLost("another worker took this series over")
@@ -226,7 +167,7 @@ def give_back(database: Database, held: Claim, *, not_before: datetime, counted:
     attempts = held.attempts if counted else held.attempts - 1
     values = {"state": SeriesState.READY.value, "token": None, "not_before": not_before, "attempts": attempts}
     with database.transaction() as connection:
-        connection.execute(_held(held).values(**values))
+        connection.execute(held_by(held).values(**values))
 
 
 def growth(database: Database, series_uid: str) -> tuple[int, datetime]:
@@ -235,46 +176,6 @@ def growth(database: Database, series_uid: str) -> tuple[int, datetime]:
     with database.reading() as connection:
         row = connection.execute(query).one()
         return row.images, row.last_image_at
-
-
-def siblings(database: Database, held: Claim) -> list[Sibling]:
-    """The other series of the study."""
-    newer = revision.alias()
-    superseded = sa.exists().where(newer.c.series_uid == revision.c.series_uid, newer.c.revision > revision.c.revision)
-    query = (
-        sa.select(series.c.series_uid, revision.c.state)
-        .join(revision, revision.c.series_uid == series.c.series_uid)
-        .where(series.c.study_uid == held.study_uid, series.c.series_uid != held.series_uid)
-        .where(~superseded)
-        .order_by(series.c.series_uid)
-    )
-    with database.reading() as connection:
-        analyzed = set(connection.execute(_analyzed_in(held.study_uid)).scalars())
-        return [
-            Sibling(series_uid=row.series_uid, state=SeriesState(row.state), analyzed=row.series_uid in analyzed)
-            for row in connection.execute(query)
-        ]
-
-
-def extent(database: Database, series_uid: str) -> Extent:
-    """Where the images of a series lie."""
-    query = (
-        sa.select(instance.c.sop_uid, instance.c.along_normal_mm)
-        .where(instance.c.series_uid == series_uid)
-        .order_by(instance.c.along_normal_mm, instance.c.sop_uid)
-    )
-    with database.reading() as connection:
-        rows = connection.execute(query).all()
-    placed = [row for row in rows if row.along_normal_mm is not None]
-    looked_at = placed or rows
-    sample = dict.fromkeys(looked_at[index].sop_uid for index in (0, len(looked_at) // 2, -1)) if looked_at else ()
-    return Extent(sop_uids=tuple(sample), positions_mm=tuple(row.along_normal_mm for row in placed))
-
-
-def was_analyzed(database: Database, held: Claim) -> bool:
-    """Whether an older revision of this series was published as ANALYZED."""
-    with database.reading() as connection:
-        return connection.execute(_analyzed_before(held).limit(1)).first() is not None
 
 
 def sop_uids(database: Database, series_uid: str) -> list[str]:
@@ -299,214 +200,18 @@ def previous_sr(database: Database, held: Claim) -> tuple[str, str] | None:
         return None if row is None else (row.sop_class_uid, row.sop_uid)
 
 
-# ---------------------------------------------------------------- publish
-
-
-def publish(database: Database, held: Claim, report: Report, *, now: datetime) -> Publication:
-    """Make a result public, in one transaction: outcome, objects, outbox rows, the supersession of older ones.
-
-    Where an image came since the claim, or a rival was published, nothing becomes public and the revision is open
-    again. Raises LeaseLost when another worker holds the claim.
-    """
-    with database.transaction() as connection:
-        if _lock_study(connection, held)[held.series_uid] != held.images:
-            _open_again(connection, held, SeriesState.RECEIVING)
-            return Publication.GREW
-        if _rival_was_published(connection, held, report):
-            _open_again(connection, held, SeriesState.READY)
-            return Publication.YIELDED
-        _finish(connection, held, report, now)
-        withdraws = _supersede(connection, held)
-        _insert_results(connection, held, report, now if withdraws else report.not_before)
-        if withdraws and report.outcome != Outcome.ANALYZED:
-            _reopen_duplicates(connection, held, now)
-        else:
-            _reconcile_notices(connection, held, report, now)
-        close_delivered(connection, _revisions_of(connection, held.series_uid), now)
-        return Publication.PUBLISHED
-
-
 def _claimable(now: datetime) -> sa.ColumnElement[bool]:
     due = sa.or_(revision.c.not_before.is_(None), revision.c.not_before <= now)
     abandoned = sa.and_(revision.c.state == SeriesState.ANALYZING.value, revision.c.lease_until < now)
     return sa.or_(sa.and_(revision.c.state == SeriesState.READY.value, due), abandoned)
 
 
-def _held(held: Claim) -> sa.Update:
+def held_by(held: Claim) -> sa.Update:
+    """An update of the claimed revision that touches nothing once another worker holds it."""
     return revision.update().where(
         revision.c.id == held.revision_id,
         revision.c.token == held.token,
         revision.c.state == SeriesState.ANALYZING.value,
-    )
-
-
-def _lock_study(connection: sa.Connection, held: Claim) -> dict[str, int]:
-    """Number of images by series of the study, under lock (on SQLite the whole database is).
-
-    No image can slip in between, and two series of one study are published one after the other, so that each sees how
-    the other ended.
-    """
-    rows = connection.execute(
-        sa.select(series.c.series_uid, series.c.images)
-        .where(series.c.study_uid == held.study_uid)
-        .order_by(series.c.series_uid)
-        .with_for_update()
-    )
-    return {row.series_uid: row.images for row in rows}
-
-
-def _revisions_of(connection: sa.Connection, series_uid: str) -> list[int]:
-    return list(connection.execute(sa.select(revision.c.id).where(revision.c.series_uid == series_uid)).scalars())
-
-
-def _open_again(connection: sa.Connection, held: Claim, state: SeriesState) -> None:
-    require_transition(SeriesState.ANALYZING, state)
-    values = {"state": state.value, "token": None, "attempts": 0, "claimed_at": None}
-    if connection.execute(_held(held).values(**values)).rowcount != 1:
-        raise LeaseLost("another worker took this series over")
-
-
-def _finish(connection: sa.Connection, held: Claim, report: Report, now: datetime) -> None:
-    require_transition(SeriesState.ANALYZING, SeriesState.REPORTED)
-    values = {
-        "state": SeriesState.REPORTED.value,
-        "token": None,
-        "outcome": report.outcome.value,
-        "reason": report.reason,
-        "detail": report.detail,
-        "priority": report.priority.value,
-        "result": dict(report.result),
-        "reported_at": now,
-    }
-    if connection.execute(_held(held).values(**values)).rowcount != 1:
-        raise LeaseLost("another worker took this series over")
-
-
-def _analyzed_before(held: Claim) -> sa.Select[tuple[int]]:
-    return sa.select(revision.c.id).where(
-        revision.c.series_uid == held.series_uid,
-        revision.c.revision < held.revision,
-        revision.c.outcome == Outcome.ANALYZED.value,
-    )
-
-
-def _supersede(connection: sa.Connection, held: Claim) -> bool:
-    """What older revisions of this series have not sent yet is not sent any more. Whether one was ANALYZED: what
-    follows then replaces what people have seen, and does not wait."""
-    older = sa.select(revision.c.id).where(
-        revision.c.series_uid == held.series_uid, revision.c.revision < held.revision
-    )
-    _cancel(connection, outbox.c.revision_id.in_(older))
-    return connection.execute(_analyzed_before(held).limit(1)).first() is not None
-
-
-def _rival_was_published(connection: sa.Connection, held: Claim, report: Report) -> bool:
-    if report.outcome != Outcome.ANALYZED or not report.rivals:
-        return False
-    analyzed = set(connection.execute(_analyzed_in(held.study_uid)).scalars())
-    return not analyzed.isdisjoint(report.rivals)
-
-
-def _insert_results(connection: sa.Connection, held: Claim, report: Report, not_before: datetime) -> None:
-    for made, path in report.objects:
-        connection.execute(
-            result.insert().values(
-                sop_uid=made.sop_uid,
-                revision_id=held.revision_id,
-                study_uid=held.study_uid,
-                kind=made.kind.value,
-                sop_class_uid=made.sop_class_uid,
-                transfer_syntax_uid=made.transfer_syntax_uid,
-                result_series_uid=made.series_uid,
-                path=path,
-                sha256=made.sha256,
-            )
-        )
-    for sop_uid, destination in report.deliveries:
-        connection.execute(
-            outbox.insert().values(
-                sop_uid=sop_uid,
-                destination=destination,
-                revision_id=held.revision_id,
-                state=OutboxState.PENDING.value,
-                urgency=URGENCY[report.priority],
-                attempts=0,
-                not_before=not_before,
-            )
-        )
-
-
-def _newest_ended(study_uid: str, *columns: sa.Column[Any]) -> sa.Select[Any]:
-    """`columns` of the newest published revision of each series of a study."""
-    newer = revision.alias()
-    superseded = sa.exists().where(
-        newer.c.series_uid == revision.c.series_uid,
-        newer.c.revision > revision.c.revision,
-        newer.c.outcome.is_not(None),
-    )
-    in_study = sa.select(series.c.series_uid).where(series.c.study_uid == study_uid)
-    return sa.select(*columns).where(revision.c.series_uid.in_(in_study), revision.c.outcome.is_not(None), ~superseded)
-
-
-def _analyzed_in(study_uid: str) -> sa.Select[tuple[str]]:
-    """Series of a study that count as analysed, as their newest published revisions say."""
-    return _newest_ended(study_uid, revision.c.series_uid).where(revision.c.outcome == Outcome.ANALYZED.value)
-
-
-def _reconcile_notices(connection: sa.Connection, held: Claim, report: Report, now: datetime) -> None:
-    """`Not analysed` is said of a study once, by its most telling notice, where nothing was analysed; not of a prior.
-
-    A notice that replaces a result which people have seen is sent whatever became of the rest.
-    """
-    older = revision.alias()
-    replaces = sa.exists().where(
-        older.c.series_uid == revision.c.series_uid,
-        older.c.revision < revision.c.revision,
-        older.c.outcome == Outcome.ANALYZED.value,
-    )
-    columns = (revision.c.id, revision.c.reason)
-    ended = _newest_ended(held.study_uid, *columns).where(revision.c.outcome == Outcome.NOT_ANALYZED.value)
-    not_analyzed = ended.where(~replaces)
-    notices = sorted(connection.execute(not_analyzed).all(), key=lambda row: (_telling(row.reason), row.id))
-    analyzed = connection.execute(_analyzed_in(held.study_uid).limit(1)).first() is not None
-    prior = any(row.reason == NotAnalyzedReason.PRIOR_STUDY for row in notices)
-    silenced = [row.id for row in notices[0 if analyzed or prior else 1 :]]
-    _cancel(connection, outbox.c.revision_id.in_(silenced))
-    close_delivered(connection, silenced, now)
-    said = outbox.c.revision_id.in_([row.id for row in notices[:1]])
-    waiting = outbox.c.state == OutboxState.PENDING.value
-    connection.execute(outbox.update().where(said, waiting).values(not_before=report.not_before))
-
-
-def _telling(reason: str | None) -> int:
-    return next((place for place, telling in enumerate(TELLING) if telling == reason), len(TELLING))
-
-
-def _reopen_duplicates(connection: sa.Connection, held: Claim, now: datetime) -> None:
-    """What was left to this series is looked at again, now that it has no analysis any more."""
-    columns = (revision.c.series_uid, revision.c.revision)
-    duplicates = _newest_ended(held.study_uid, *columns).where(
-        revision.c.reason == NotAnalyzedReason.DUPLICATE_RECONSTRUCTION.value,
-        revision.c.series_uid.not_in(sa.select(revision.c.series_uid).where(revision.c.state.in_(OPEN_STATES))),
-    )
-    for row in connection.execute(duplicates).all():
-        connection.execute(
-            revision.insert().values(
-                series_uid=row.series_uid,
-                revision=row.revision + 1,
-                state=SeriesState.READY.value,
-                ready_because="the series that was analysed in its place has no analysis any more",
-                ready_at=now,
-                attempts=0,
-            )
-        )
-
-
-def _cancel(connection: sa.Connection, which: sa.ColumnElement[bool]) -> None:
-    """What is under way may still arrive and is SENT then; if it fails it is not tried again."""
-    unsent = (OutboxState.PENDING.value, OutboxState.SENDING.value, OutboxState.DEAD.value)
-    connection.execute(
-        outbox.update().where(which, outbox.c.state.in_(unsent)).values(state=OutboxState.CANCELLED.value)
     )
 
 
