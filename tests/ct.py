@@ -14,7 +14,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import UID, CTImageStorage, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    EnhancedCTImageStorage,
+    ExplicitVRLittleEndian,
+    generate_uid,
+)
 
 EVEN_MM = np.arange(20) * 5.0 - 45.0
 """Depth of each slice of a short but usual head CT along its normal; the head's centre is at 0."""
@@ -80,6 +87,24 @@ def hu_of(image: Dataset) -> NDArray[np.int16]:
     return rounded
 
 
+def enhanced(images: Sequence[Dataset]) -> Dataset:
+    """The same images as one Enhanced CT (PS3.3 A.38), its frames in the order of `images`.
+
+    A StackID or an AcquisitionDateTime of an image goes where a frame has it.
+    """
+    first = images[0]
+    whole = Dataset()
+    whole.update({element.tag: element for element in first if element.keyword not in _OF_FRAMES})
+    whole.SOPClassUID, whole.SOPInstanceUID = EnhancedCTImageStorage, generate_uid()
+    whole.ImageType = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
+    whole.NumberOfFrames = len(images)
+    whole.SharedFunctionalGroupsSequence = [Dataset()]
+    whole.PerFrameFunctionalGroupsSequence = [_groups(image, number) for number, image in enumerate(images, start=1)]
+    whole.PixelData = b"".join(image.PixelData for image in images)
+    whole["PixelData"].VR = "OW"
+    return whole
+
+
 def save(images: Sequence[Dataset], folder: Path, *, transfer_syntax: UID = ExplicitVRLittleEndian) -> list[Path]:
     """Write one file per image, compressed without loss as asked."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -97,6 +122,49 @@ def save(images: Sequence[Dataset], folder: Path, *, transfer_syntax: UID = Expl
         image.save_as(path, enforce_file_format=True)
         paths.append(path)
     return paths
+
+
+_MACROS = {
+    "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness"),
+    "PlanePositionSequence": ("ImagePositionPatient",),
+    "PlaneOrientationSequence": ("ImageOrientationPatient",),
+    "PixelValueTransformationSequence": ("RescaleIntercept", "RescaleSlope", "RescaleType"),
+    "FrameVOILUTSequence": ("WindowCenter", "WindowWidth"),
+    "CTReconstructionSequence": ("ConvolutionKernel",),
+    "CTXRayDetailsSequence": ("KVP",),
+    "ContrastBolusUsageSequence": ("ContrastBolusAgentAdministered",),
+}
+_OF_FRAMES = {
+    *(keyword for keywords in _MACROS.values() for keyword in keywords),
+    *("PixelData", "AcquisitionNumber", "AcquisitionDateTime", "StackID", "BodyPartExamined"),
+}
+
+
+def _groups(image: Dataset, number: int) -> Dataset:
+    """The functional groups of one frame."""
+    groups = Dataset()
+    for macro, keywords in _MACROS.items():
+        item = Dataset()
+        item.update({image[keyword].tag: image[keyword] for keyword in keywords if keyword in image})
+        if item:
+            setattr(groups, macro, [item])
+    content = Dataset()
+    content.FrameAcquisitionNumber = image.get("AcquisitionNumber")
+    content.FrameAcquisitionDateTime = image.get("AcquisitionDateTime", "20260301101500")
+    content.FrameReferenceDateTime = content.FrameAcquisitionDateTime
+    content.FrameAcquisitionDuration = 1000.0
+    content.StackID = image.get("StackID", "1")
+    content.InStackPositionNumber = number
+    groups.FrameContentSequence = [content]
+    frame_type = Dataset()
+    frame_type.FrameType = [*image.ImageType[:3], "NONE"]
+    groups.CTImageFrameTypeSequence = [frame_type]
+    region = Dataset()
+    region.CodeValue, region.CodingSchemeDesignator, region.CodeMeaning = "69536005", "SCT", "Head"
+    anatomy = Dataset()
+    anatomy.FrameLaterality, anatomy.AnatomicRegionSequence = "U", [region]
+    groups.FrameAnatomySequence = [anatomy]
+    return groups
 
 
 def _image(position: NDArray[np.float64], orientation: NDArray[np.float64], spacing: float, matrix: int) -> Dataset:

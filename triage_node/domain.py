@@ -180,7 +180,7 @@ class Volume:
     hu: Int16Array
     """(slices, rows, columns) int16, HU; padding is -1024."""
     sop_uids: tuple[str, ...]
-    """SOPInstanceUID of each slice, in the order of `hu`."""
+    """SOPInstanceUID of each slice, in the order of `hu`; the frames of a multi-frame image share theirs."""
     paths: tuple[Path, ...]
     """The DICOM file of each slice, in the order of `hu`."""
     positions_mm: Float64Array
@@ -197,6 +197,8 @@ class Volume:
     """What the DICOM header says of scanner, protocol, spacing and window, by element keyword. No identity."""
     warnings: tuple[str, ...] = ()
     """Plain sentences for the report and the worklist: tilt, uneven spacing, gaps, duplicates ..."""
+    frame_numbers: tuple[int | None, ...] = ()
+    """Number (from 1) of the frame that each slice is in its multi-frame file; None, or no entry, where it is none."""
     partial: str | None = None
     """Why this is only a part of a head, one of `warnings`; a negative must say so. None for a whole head."""
 

@@ -1,6 +1,7 @@
 """The files of one CT series -> a Volume, or NotSuitable with the reason. Reads no clock, network or environment.
 
-headers      what each file says of itself; no identity is read
+headers      what each image says of itself; no identity is read
+frames       the same of each frame of a multi-frame image
 stacks       what is no slice, what repeats, which slices belong together, which stack is analysed
 geometry     order, tilt, gaps, and the millimetres that each slice stands for
 primary      which series of a study is analysed: one of each acquisition
@@ -60,6 +61,7 @@ def _assemble(paths: Sequence[Path], oldest: datetime | None) -> Volume:
         hu=hu,
         sop_uids=tuple(header.sop_uid for header in stack.slices),
         paths=tuple(header.path for header in stack.slices),
+        frame_numbers=tuple(header.frame_number for header in stack.slices),
         positions_mm=np.array([header.position_mm for header in stack.slices], dtype=np.float64),
         orientation=first.orientation,
         pixel_spacing_mm=first.spacing_mm,

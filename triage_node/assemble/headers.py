@@ -17,6 +17,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
+from triage_node.assemble.frames import FUNCTIONAL_GROUPS, frame_elements, is_multi_frame
 from triage_node.domain import Float64Array, NotAnalyzedReason
 from triage_node.errors import NotSuitable
 
@@ -36,21 +37,25 @@ ELEMENTS: Final = (
     "ContrastBolusAgent", "ContrastBolusAgentSequence", "WindowCenter", "WindowWidth",
     "Manufacturer", "ManufacturerModelName", "SoftwareVersions", "LossyImageCompression",
     "PhotometricInterpretation", "BitsAllocated", "BitsStored", "PixelRepresentation", "PixelPaddingValue",
-    "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept", "RescaleType",
+    "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept", "RescaleType", "StackID",
 )  # fmt: skip
 """All that is read of a file before its pixels: no name, ID or date of birth is among them."""
 
 ORTHONORMAL_TOLERANCE: Final = 0.01
 """Direction cosines are printed with as few as three digits; a larger error is no orientation at all."""
+FARTHEST_MM: Final = 1e5
+"""No scanner room is 100 m long; what lies further away is no position."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Header:
-    """What one file says of itself, before its pixels are read."""
+    """What one image, or one frame of a multi-frame image, says of itself, before its pixels are read."""
 
     path: Path
+    frame_number: int | None
+    """Of the frame in its file, from 1; None for a single-frame image."""
     elements: Dataset
-    """The elements of ELEMENTS that the file has."""
+    """The elements of ELEMENTS that it has."""
     orientation: Float64Array | None
     """(2, 3) float64, ImageOrientationPatient, LPS; None where absent or unusable."""
     position_mm: Float64Array | None
@@ -100,12 +105,13 @@ class Header:
 
 
 def read_headers(paths: Sequence[Path]) -> list[Header]:
-    """Headers of all files, in an order that does not depend on the order of `paths`.
+    """Headers of all images and frames, in an order that does not depend on the order of `paths`.
 
-    Raises NotSuitable(UNREADABLE) for a file that is not DICOM or ends too early.
+    Raises NotSuitable(UNREADABLE) for a file that is not DICOM or ends too early, NotSuitable(NO_GEOMETRY) for a
+    multi-frame image that does not describe its frames.
     """
-    headers = [_read_header(path) for path in paths]
-    return sorted(headers, key=lambda header: (header.sop_uid, str(header.path)))
+    headers = [header for path in paths for header in _read_headers(path)]
+    return sorted(headers, key=lambda header: (header.sop_uid, str(header.path), header.frame_number or 0))
 
 
 def taken_at(header: Header, zone: tzinfo | None) -> datetime | None:
@@ -131,18 +137,26 @@ def _first_moment(header: Header, zone: tzinfo | None, texts: Sequence[str]) -> 
     return next((found for text in texts if (found := _moment(text, zone)) is not None), None)
 
 
-def _read_header(path: Path) -> Header:
+def _read_headers(path: Path) -> list[Header]:
+    """One for a single-frame image, one for each frame of another."""
     try:
-        elements = dcmread(path, stop_before_pixels=True, specific_tags=list(ELEMENTS))
+        image = dcmread(path, stop_before_pixels=True, specific_tags=[*ELEMENTS, *FUNCTIONAL_GROUPS])
+        if not is_multi_frame(image):
+            return [_header(path, image, None)]
+        frames = frame_elements(image, frozenset(ELEMENTS))
+        return [_header(path, elements, number) for number, elements in enumerate(frames, start=1)]
     except READ_ERRORS as error:
         raise NotSuitable(NotAnalyzedReason.UNREADABLE, "A file of the series cannot be read as DICOM.") from error
-    spacing = _finite(_values(elements, "PixelSpacing"))
+
+
+def _header(path: Path, elements: Dataset, frame_number: int | None) -> Header:
     return Header(
         path=path,
+        frame_number=frame_number,
         elements=elements,
         orientation=_orientation(_finite(_values(elements, "ImageOrientationPatient"))),
-        position_mm=_vector(_finite(_values(elements, "ImagePositionPatient"))),
-        spacing_mm=(spacing[0], spacing[1]) if len(spacing) == 2 and min(spacing) > 0 else None,
+        position_mm=_position(_finite(_values(elements, "ImagePositionPatient"))),
+        spacing_mm=_spacing(_finite(_values(elements, "PixelSpacing"))),
     )
 
 
@@ -164,8 +178,12 @@ def _finite(values: list[Any]) -> tuple[float, ...]:
     return numbers if all(math.isfinite(number) for number in numbers) else ()
 
 
-def _vector(numbers: tuple[float, ...]) -> Float64Array | None:
-    return np.array(numbers) if len(numbers) == 3 else None
+def _position(numbers: tuple[float, ...]) -> Float64Array | None:
+    return np.array(numbers) if len(numbers) == 3 and max(map(abs, numbers)) < FARTHEST_MM else None
+
+
+def _spacing(numbers: tuple[float, ...]) -> tuple[float, float] | None:
+    return (numbers[0], numbers[1]) if len(numbers) == 2 and 0 < min(numbers) <= max(numbers) < FARTHEST_MM else None
 
 
 def _orientation(numbers: tuple[float, ...]) -> Float64Array | None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmread
-from pydicom.pixels.utils import pixel_array
+from pydicom.dataset import Dataset
+from pydicom.pixels.utils import iter_pixels
 
 from triage_node.assemble.headers import READ_ERRORS, Header
 from triage_node.domain import Int16Array, NotAnalyzedReason
@@ -17,6 +21,11 @@ AIR_HU: Final = -1024
 """What padding becomes; nothing in a patient is less dense than air (-1000) and its noise floor in 12 bits."""
 HIGHEST_HU: Final = 32767
 """Upper end of int16; extended-scale metal (up to 30,710) still fits."""
+CT_BITS: Final = 16
+MAX_MATRIX: Final = 4096
+"""Rows and columns: CT has 512 to 2048; more is a broken header, and memory is taken by what it says."""
+MAX_VOXELS: Final = 400_000_000
+"""0.8 GB of HU: 1500 slices of 512 x 512, or 380 of 1024 x 1024; a head in 0.5 mm steps has 400."""
 
 
 def require_rescale(headers: tuple[Header, ...]) -> None:
@@ -28,52 +37,97 @@ def require_rescale(headers: tuple[Header, ...]) -> None:
             raise NotSuitable(NotAnalyzedReason.NO_RESCALE, "The rescale type is not HU.")
 
 
-def stack_hounsfield(headers: tuple[Header, ...]) -> Int16Array:
+def stack_hounsfield(headers: Sequence[Header]) -> Int16Array:
     """(slices, rows, columns) int16, HU; padding and everything below AIR_HU is AIR_HU.
 
     Raises NotSuitable(UNREADABLE).
     """
-    first = hounsfield(headers[0])
-    hu = np.empty((len(headers), *first.shape), dtype=np.int16)
-    hu[0] = first
-    for index, header in enumerate(headers[1:], start=1):
-        hu[index] = _require_shape(hounsfield(header), first.shape)
+    matrix = _matrix(headers[0])
+    _require_affordable(len(headers), matrix)
+    hu = np.empty((len(headers), *matrix), dtype=np.int16)
+    for index, values in each_hounsfield(headers):
+        hu[index] = values
     return hu
 
 
-def hounsfield(header: Header) -> Int16Array:
-    """(rows, columns) int16, HU of one slice, rescaled with its own slope and intercept.
+def each_hounsfield(headers: Sequence[Header]) -> Iterator[tuple[int, Int16Array]]:
+    """(index in `headers`, (rows, columns) int16 HU) of each slice, rescaled with its own slope and intercept.
 
-    No presentation LUT: MONOCHROME1 only says how to show the values. Raises NotSuitable(UNREADABLE).
+    Every file is read once, and one frame decoded at a time. No presentation LUT: MONOCHROME1 only says how to show
+    the values. Raises NotSuitable(UNREADABLE).
     """
-    stored = _stored_values(header)
-    slope, intercept = header.number("RescaleSlope"), header.number("RescaleIntercept")
-    hu = _rescale(stored, 1.0 if slope is None else slope, intercept or 0.0)
-    hu[_padding(stored, header)] = AIR_HU
-    return hu
+    by_path: dict[Path, list[int]] = defaultdict(list)
+    for index, header in enumerate(headers):
+        by_path[header.path].append(index)
+    for path, indices in by_path.items():
+        frames = _stored_frames(path, [headers[index] for index in indices])
+        for index, stored in zip(indices, frames, strict=True):
+            yield index, _hounsfield(stored, headers[index])
 
 
-def _stored_values(header: Header) -> NDArray[Any]:
+def _stored_frames(path: Path, headers: Sequence[Header]) -> Iterator[NDArray[Any]]:
+    """The stored values of these frames of one file; no memory is taken for what a header cannot mean."""
+    for header in headers:
+        _require_ct_pixels(header)
     try:
-        image = dcmread(header.path)
-        stored = pixel_array(image, raw=True, view_only=True)  # view_only: rescaling copies anyway
+        image = dcmread(path)
+        _require_length(image, _matrix(headers[0]))
+        frames = iter_pixels(
+            image,
+            indices=[(header.frame_number or 1) - 1 for header in headers],
+            raw=True,
+            view_only=True,  # rescaling copies anyway
+        )
+        for header, stored in zip(headers, frames, strict=True):
+            yield _require_shape(stored, _matrix(header))
     except READ_ERRORS as error:
-        raise NotSuitable(NotAnalyzedReason.UNREADABLE, "The pixel data of a slice cannot be decoded.") from error
-    if not image.file_meta.TransferSyntaxUID.is_encapsulated:
-        _require_length(len(image.PixelData), stored)
-    return _require_shape(stored, (int(header.number("Rows") or 0), int(header.number("Columns") or 0)))
+        detail = "The pixel data of an image are incomplete or damaged."
+        raise NotSuitable(NotAnalyzedReason.UNREADABLE, detail) from error
+
+
+def _require_ct_pixels(header: Header) -> None:
+    """16 bits allocated (PS3.3 C.8.2.1.1.4), and a matrix that a CT can have."""
+    if header.number("BitsAllocated") != CT_BITS:
+        raise NotSuitable(NotAnalyzedReason.UNREADABLE, f"The pixels are not stored in {CT_BITS} bits, as a CT's are.")
+    rows, columns = _matrix(header)
+    if not (0 < rows <= MAX_MATRIX and 0 < columns <= MAX_MATRIX):
+        detail = f"The header claims a matrix of {rows} x {columns} pixels, which no CT has."
+        raise NotSuitable(NotAnalyzedReason.UNREADABLE, detail)
+
+
+def _require_affordable(slices: int, matrix: tuple[int, int]) -> None:
+    if slices * matrix[0] * matrix[1] > MAX_VOXELS:
+        detail = f"{slices} slices of {matrix[0]} x {matrix[1]} pixels are more than can be analysed."
+        raise NotSuitable(NotAnalyzedReason.UNREADABLE, detail)
+
+
+def _require_length(image: Dataset, matrix: tuple[int, int]) -> None:
+    """Padding after the pixels is common; a whole row too much means that the matrix is wrong and the image sheared."""
+    if "PixelData" not in image:
+        raise NotSuitable(NotAnalyzedReason.UNREADABLE, "An image has no pixel data.")
+    if image.file_meta.TransferSyntaxUID.is_encapsulated:
+        return
+    row_bytes = matrix[1] * CT_BITS // 8
+    if len(image.PixelData) >= (matrix[0] * int(image.get("NumberOfFrames") or 1) + 1) * row_bytes:
+        raise NotSuitable(NotAnalyzedReason.UNREADABLE, "An image holds more pixels than its header says.")
+
+
+def _matrix(header: Header) -> tuple[int, int]:
+    """(rows, columns); 0 where the header does not say."""
+    return int(header.number("Rows") or 0), int(header.number("Columns") or 0)
 
 
 def _require_shape(values: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     if values.shape != shape:
-        raise NotSuitable(NotAnalyzedReason.UNREADABLE, "A slice does not have the matrix that its header says.")
+        raise NotSuitable(NotAnalyzedReason.UNREADABLE, "An image does not have the matrix that its header says.")
     return values
 
 
-def _require_length(length: int, stored: NDArray[Any]) -> None:
-    """Padding after the pixels is common; a whole row too much means that the matrix is wrong and the image sheared."""
-    if length >= stored.nbytes + stored.nbytes // stored.shape[0]:
-        raise NotSuitable(NotAnalyzedReason.UNREADABLE, "A slice holds more pixels than its header says.")
+def _hounsfield(stored: NDArray[Any], header: Header) -> Int16Array:
+    slope, intercept = header.number("RescaleSlope"), header.number("RescaleIntercept")
+    hu = _rescale(stored, 1.0 if slope is None else slope, intercept or 0.0)
+    hu[_padding(stored, header)] = AIR_HU
+    return hu
 
 
 def _rescale(stored: NDArray[Any], slope: float, intercept: float) -> Int16Array:

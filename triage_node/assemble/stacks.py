@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Final
 
 import numpy as np
 
+from triage_node.assemble.frames import CT_IMAGE_STORAGE, ENHANCED_CT
 from triage_node.assemble.headers import Header
-from triage_node.assemble.pixels import hounsfield
+from triage_node.assemble.pixels import each_hounsfield
 from triage_node.assemble.suitability import is_bone_reconstruction, names_contrast_agent
 from triage_node.domain import Float64Array, NotAnalyzedReason
 from triage_node.errors import NotSuitable
 
-CT_IMAGE_STORAGE: Final = "1.2.840.10008.5.1.4.1.1.2"
-ENHANCED_CT: Final = frozenset({"1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2"})
 NO_STACK_IMAGE_TYPES: Final = frozenset(
-    {"LOCALIZER", "SCOUT", "TOPOGRAM", "MIP", "MINIP", "MAX_IP", "MIN_IP", "PROJECTION IMAGE", "SCREEN SAVE", "VRT"}
+    {"LOCALIZER", "SCOUT", "TOPOGRAM", "MIP", "MINIP", "MAX_IP", "MIN_IP", "MAXIMUM", "MINIMUM", "PROJECTION IMAGE"}
+    | {"SCREEN SAVE", "VRT"}
 )
-"""Values of ImageType after the first two that mark an image which is no slice of the patient."""
+"""Values of ImageType, or of FrameType, after the first two that mark an image which is no slice of the patient."""
 
 ORIENTATION_TOLERANCE: Final = 1e-3
 """Direction cosines of one stack agree to their printed digits; 1e-3 is 0.06 degrees, 0.1 mm across a head."""
@@ -94,10 +95,6 @@ def beyond_mm(stack: Stack, headers: Sequence[Header]) -> float:
 
 
 def _without_other_objects(headers: Sequence[Header]) -> tuple[list[Header], tuple[str, ...]]:
-    if any(
-        header.text("SOPClassUID") in ENHANCED_CT or (header.number("NumberOfFrames") or 1) > 1 for header in headers
-    ):
-        raise NotSuitable(NotAnalyzedReason.NO_GEOMETRY, "Multi-frame (Enhanced) CT is not supported yet.")
     images = [header for header in headers if is_ct_slice(header)]
     if not images:
         raise NotSuitable(NotAnalyzedReason.LOCALIZER, "The series holds only localizers or derived pictures.")
@@ -108,7 +105,7 @@ def _without_other_objects(headers: Sequence[Header]) -> tuple[list[Header], tup
 def is_ct_slice(header: Header) -> bool:
     """Whether an image is a slice of the patient: no localizer, no projection, no colour picture."""
     return (
-        header.text("SOPClassUID") == CT_IMAGE_STORAGE
+        header.text("SOPClassUID") in {CT_IMAGE_STORAGE, *ENHANCED_CT}
         and header.number("SamplesPerPixel") in (None, 1.0)
         and not NO_STACK_IMAGE_TYPES.intersection(value.upper() for value in header.texts("ImageType")[2:])
     )
@@ -127,16 +124,21 @@ def _with_geometry(headers: list[Header]) -> tuple[list[Header], tuple[str, ...]
 
 
 def _without_duplicates(headers: list[Header]) -> tuple[list[Header], tuple[str, ...]]:
-    """Drop an image that repeats another one's UID, or its place and pixels."""
-    kept: dict[tuple[object, ...], list[Header]] = defaultdict(list)
-    uids: set[str] = set()
+    """Drop an image that repeats another one's UID (and frame), or its place and pixels."""
+    by_uid: dict[tuple[str, int | None], Header] = {}
     for header in headers:
-        place = kept[_place(header)]
-        if header.sop_uid in uids or any(_same_pixels(header, other) for other in place):
-            continue
-        uids.add(header.sop_uid)
-        place.append(header)
-    single = [header for place in kept.values() for header in place]
+        by_uid.setdefault((header.sop_uid, header.frame_number), header)
+    places: dict[tuple[object, ...], list[Header]] = defaultdict(list)
+    for header in by_uid.values():
+        places[_place(header)].append(header)
+    crowded = [header for place in places.values() if len(place) > 1 for header in place]
+    pixels = {crowded[index]: sha256(hu.tobytes()).digest() for index, hu in each_hounsfield(crowded)}
+    single = [
+        header
+        for place in places.values()
+        for index, header in enumerate(place)
+        if header not in pixels or pixels[header] not in (pixels[other] for other in place[:index])
+    ]
     repeated = len(headers) - len(single)
     return single, (f"{_images(repeated)} left out: exact duplicate.",) if repeated else ()
 
@@ -147,10 +149,6 @@ def _place(header: Header) -> tuple[object, ...]:
     position = tuple(np.round(header.position_mm / SAME_POSITION_MM).tolist())
     orientation = tuple(np.round(header.orientation.ravel() / ORIENTATION_TOLERANCE).tolist())
     return (position, orientation, _thickness_mm(header), *_key(header).values())
-
-
-def _same_pixels(one: Header, other: Header) -> bool:
-    return np.array_equal(hounsfield(one), hounsfield(other))
 
 
 # ---------------------------------------------------------------- grouping
@@ -166,6 +164,7 @@ def _key(header: Header) -> dict[str, object]:
         "image type": header.texts("ImageType")[:3],
         "kernel": header.texts("ConvolutionKernel"),
         "contrast": names_contrast_agent(header),
+        "stack": header.text("StackID"),
     }
 
 
@@ -260,7 +259,8 @@ def _run_order(run: list[Header]) -> tuple[object, ...]:
 
 
 def _scan_order(header: Header) -> tuple[object, ...]:
-    return (header.text("AcquisitionTime"), header.number("InstanceNumber") or 0.0, header.sop_uid)
+    moment = header.text("AcquisitionDateTime") or header.text("AcquisitionTime")
+    return (moment, header.number("InstanceNumber") or 0.0, header.sop_uid, header.frame_number or 0)
 
 
 # ---------------------------------------------------------------- choosing
