@@ -12,6 +12,7 @@ from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
+from tests import ct
 from triage_node.domain import (
     CLASSES,
     SUBTYPES,
@@ -49,6 +50,12 @@ def write_ct(
         _write_slice(folder, k, transfer_syntax, _plane(k, regular) | (elements or {}), leave_out)
         for k in range(slices)
     ]
+
+
+def write_enhanced_ct(folder: Path) -> list[Path]:
+    """The same series as one Enhanced CT: one file, its frames from the vertex down."""
+    images = [dcmread(path) for path in write_ct(folder / "single")]
+    return ct.save([ct.enhanced(images[::-1])], folder)
 
 
 def _plane(k: int, regular: bool) -> dict[str, Any]:
@@ -110,6 +117,28 @@ def volume_of(paths: list[Path], **changes: Any) -> Volume:
         "orientation": np.array(headers[0].ImageOrientationPatient, dtype=np.float64).reshape(2, 3),
         "pixel_spacing_mm": SPACING_MM,
         "weights_mm": np.full(len(paths), 5.0),
+        "tilt_deg": 10.0,
+        "header": {},
+        "warnings": ("Gantry tilt of 10 degrees.",),
+    }
+    return Volume(**(values | changes))
+
+
+def volume_of_frames(paths: list[Path], **changes: Any) -> Volume:
+    """The Volume of an Enhanced CT of `write_enhanced_ct`, without going through assemble."""
+    image = dcmread(paths[0], stop_before_pixels=True)
+    groups = image.PerFrameFunctionalGroupsSequence[::-1]
+    frames = len(groups)
+    plane = groups[0].PlaneOrientationSequence[0].ImageOrientationPatient
+    values: dict[str, Any] = {
+        "hu": np.stack([head_hu()] * frames),
+        "sop_uids": (str(image.SOPInstanceUID),) * frames,
+        "paths": tuple(paths) * frames,
+        "frame_numbers": tuple(range(frames, 0, -1)),
+        "positions_mm": np.array([g.PlanePositionSequence[0].ImagePositionPatient for g in groups], dtype=np.float64),
+        "orientation": np.array(plane, dtype=np.float64).reshape(2, 3),
+        "pixel_spacing_mm": SPACING_MM,
+        "weights_mm": np.full(frames, 5.0),
         "tilt_deg": 10.0,
         "header": {},
         "warnings": ("Gantry tilt of 10 degrees.",),

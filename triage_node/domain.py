@@ -198,7 +198,7 @@ class Volume:
     warnings: tuple[str, ...] = ()
     """Plain sentences for the report and the worklist: tilt, uneven spacing, gaps, duplicates ..."""
     frame_numbers: tuple[int | None, ...] = ()
-    """Number (from 1) of the frame that each slice is in its multi-frame file; None, or no entry, where it is none."""
+    """Frame number of each slice, see `frame_number`; may be empty where no file is multi-frame."""
     partial: str | None = None
     """Why this is only a part of a head, one of `warnings`; a negative must say so. None for a whole head."""
 
@@ -208,6 +208,10 @@ class Volume:
         normal = np.cross(self.orientation[0], self.orientation[1])
         upwards = (self.positions_mm[-1] - self.positions_mm[0]) @ normal
         return -normal if upwards < 0 else normal
+
+    def frame_number(self, index: int) -> int | None:
+        """Of slice `index` in its multi-frame file, from 1; None where the file is a single image."""
+        return self.frame_numbers[index] if self.frame_numbers else None
 
 
 @dataclass(frozen=True, kw_only=True)

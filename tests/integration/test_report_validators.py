@@ -78,7 +78,16 @@ def regular(tmp_path_factory: pytest.TempPathFactory) -> Case:
     return made_of(paths, volume, cases.mask_of(volume), paths[0].parents[1] / "results")
 
 
-@pytest.fixture(params=["real", "regular"])
+@pytest.fixture(scope="module")
+def enhanced(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """The frames of one Enhanced CT, tilted and uneven."""
+    folder = tmp_path_factory.mktemp("enhanced")
+    paths = cases.write_enhanced_ct(folder / "ct")
+    volume = cases.volume_of_frames(paths)
+    return made_of(paths, volume, cases.mask_of(volume), folder / "results")
+
+
+@pytest.fixture(params=["real", "regular", "enhanced"])
 def case(request: pytest.FixtureRequest) -> Iterator[Case]:
     yield request.getfixturevalue(request.param)
 

@@ -260,13 +260,23 @@ def _prediction_json(volume: Volume, prediction: Prediction, decision: Decision)
         "volumes_ml": _rounded(prediction.volumes_ml, 2),
         "findings": list(decision.findings),
         "slices": [
-            {"sop_uid": uid, "probabilities": {name: round(float(p), 4) for name, p in zip(CLASSES, row, strict=True)}}
-            for uid, row in zip(volume.sop_uids, prediction.slice_probabilities, strict=True)
+            {
+                **_slice_json(volume, index),
+                "probabilities": {name: round(float(p), 4) for name, p in zip(CLASSES, row, strict=True)},
+            }
+            for index, row in enumerate(prediction.slice_probabilities)
         ],
         "header": dict(volume.header),
         "warnings": list(volume.warnings),
         "bundle": asdict(prediction.bundle),
     }
+
+
+def _slice_json(volume: Volume, index: int) -> dict[str, Any]:
+    """Which image a slice is; of a multi-frame image which frame, too (from 1)."""
+    frame_number = volume.frame_number(index)
+    frame = {} if frame_number is None else {"frame_number": frame_number}
+    return {"sop_uid": volume.sop_uids[index], **frame}
 
 
 def _rounded(values: Mapping[str, float | None], digits: int) -> dict[str, float | None]:

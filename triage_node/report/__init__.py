@@ -73,7 +73,8 @@ def build_results(
         predecessor=predecessor_sr,
         context=context,
     )
-    key_images = _key_images(volume, prediction, decision, findings, shown if decision.suspected else (), context)
+    pictured = shown if decision.suspected else ()
+    key_images = _key_images(volume, prediction, decision, findings, pictured, slices, context)
     return (*((seg,) if seg else ()), sr, *key_images)
 
 
@@ -154,6 +155,7 @@ def _key_images(
     decision: Decision,
     findings: Sequence[Finding],
     shown: Sequence[int],
+    slices: Sequence[Dataset],
     context: Context,
 ) -> list[ResultObject]:
     return [
@@ -161,7 +163,7 @@ def _key_images(
             draw_key_image(volume=volume, prediction=prediction, decision=decision, findings=findings, index=index),
             kind=ObjectKind.KEY_IMAGE,
             index=number,
-            sources=[read_header(volume.paths[index])],
+            sources=[slices[index]],
             derivation=plain(f"Key image in a brain window: {decision.reason}"),
             context=context,
         )

@@ -12,6 +12,7 @@ from pydicom.uid import SecondaryCaptureImageStorage
 from triage_node.domain import ObjectKind, ResultObject, UInt8Array
 from triage_node.errors import ReportError
 from triage_node.report.instance import Context, finish, plain, read_back
+from triage_node.report.stack import refer_to_frames
 
 
 def build_secondary_capture(
@@ -34,6 +35,7 @@ def build_secondary_capture(
     dataset.BurnedInAnnotation = "YES"
     dataset.DerivationDescription = plain(derivation)
     dataset.SourceImageSequence = DicomSequence([_reference(source) for source in sources])
+    refer_to_frames(dataset, sources)
     dataset.PatientOrientation = None
     _set_pixels(dataset, pixels)
     made = finish(dataset, kind, context, index=index)

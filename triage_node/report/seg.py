@@ -17,6 +17,7 @@ from triage_node.report.codes import SUBTYPE_CODES, Concept
 from triage_node.report.findings import Finding, label_value
 from triage_node.report.instance import Context, finish, read_back
 from triage_node.report.palette import COLORS
+from triage_node.report.stack import refer_to_frames, reference_of
 
 _DESCRIPTION: Final = f"ICH? {DISCLAIMER}"
 """Content Description (0070,0081) is LO, 64 characters."""
@@ -59,6 +60,7 @@ def build_seg(
         pixel_measures=_measures(slices[0]),
     )
     _tell_thicknesses(segmentation, slices)
+    refer_to_frames(segmentation, slices)
     _fix_dimension_uid(segmentation, context.uids.dimension_organization())
     segmentation.ContentCreatorName = None  # Type 2 (PS3.3 table 10-12): nobody drew it
     segmentation["PixelData"].VR = "OB"  # highdicom leaves "OB or OW"; 1 bit allocated is OB (PS3.5 8.2)
@@ -121,12 +123,13 @@ def _fix_dimension_uid(segmentation: Dataset, uid: str) -> None:
 def _require_same(made: ResultObject, labels: UInt8Array, slices: Sequence[Dataset]) -> None:
     read = read_back(made)
     frames = read.pixel_array.reshape(-1, *labels.shape[1:])
-    index_of = {slice_.SOPInstanceUID: index for index, slice_ in enumerate(slices)}
+    index_of = {reference_of(slice_): index for index, slice_ in enumerate(slices)}
     found = np.zeros_like(labels)
     for frame, groups in zip(frames, read.PerFrameFunctionalGroupsSequence, strict=True):
         (source,) = _macro(read, groups, "DerivationImageSequence").SourceImageSequence
         number = _macro(read, groups, "SegmentIdentificationSequence").ReferencedSegmentNumber
-        found[index_of[source.ReferencedSOPInstanceUID]][frame > 0] = number
+        reference = str(source.ReferencedSOPInstanceUID), source.get("ReferencedFrameNumber")
+        found[index_of[reference]][frame > 0] = number
     if not np.array_equal(found, labels):
         raise ReportError("SEG: the mask did not read back the same")
 

@@ -22,6 +22,7 @@ from triage_node.report.codes import ACTIONABLE_CODES, PRIORITY_CODES, SUBTYPE_C
 from triage_node.report.findings import Finding
 from triage_node.report.instance import Context, finish, plain, read_back
 from triage_node.report.seg import segment_numbers, tracking_id
+from triage_node.report.stack import refer_to_frames
 
 _SCORE: Final = f"probabilities are scores of the model; its operating point is {OPERATING_POINT:g}"
 _Group = hdsr.MeasurementsAndQualitativeEvaluations | hdsr.VolumetricROIMeasurementsAndQualitativeEvaluations
@@ -86,6 +87,7 @@ def build_sr(
     )
     if predecessor is not None:
         _refer_to_predecessor(document, predecessor, context)
+    refer_to_frames(document, evidence.slices)
     made = finish(document, ObjectKind.SR, context)
     _require_values(made, prediction, findings)
     return made

@@ -46,6 +46,10 @@ class ResultUids:
         """FrameOfReferenceUID for a series whose images, against the standard, carry none."""
         return self._uid("frame of reference")
 
+    def stand_in(self, sop_uid: str, frame_number: int) -> str:
+        """SOPInstanceUID of a frame while objects are built of it; in none of them when they are done."""
+        return self._uid(str(self.revision), "frame", sop_uid, str(frame_number))
+
     def device(self) -> str:
         """Device Observer UID of the node (PS3.16 TID 1004)."""
         return f"2.25.{uuid5(NAMESPACE, f'device|{self.node}').int}"
