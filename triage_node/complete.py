@@ -1,8 +1,9 @@
 """Is a series complete? Positions and times -> why it is, or None.
 
-An association's release is not "complete" (Orthanc opens several for one study, measured), a gap-free stack alone
-is not either (the vertex may still come). Both together are, because a late slice costs only a new revision. Whatever
-is never recognised so ends by a quiet period, and by a hard cap.
+A multi-frame image brings its stack in one piece: the release of its association is enough. Of single images a
+release is not "complete" (Orthanc opens several for one study, measured), a gap-free stack alone is not either (the
+vertex may still come). Both together are, because a late slice costs only a new revision. Whatever is never
+recognised so ends by a quiet period, and by a hard cap.
 """
 
 from __future__ import annotations
@@ -10,8 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 
 import numpy as np
+from pydicom.uid import EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
+
+MULTI_FRAME_CT: Final = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 
 MIN_HEAD_MM = 100.0
 """A stack shorter than this may still grow: an adult head is 130 to 180 mm from skull base to vertex."""
@@ -31,12 +36,16 @@ class Arrivals:
     released_at: datetime | None
     """When the association that carried its last image ended."""
     positions_mm: Sequence[float]
-    """Distance of each image along the slice normal, mm, any order."""
+    """Distance of each single image along the slice normal, mm, any order."""
+    multi_frame: bool = False
+    """Whether it holds a multi-frame image."""
 
 
 def complete_because(arrivals: Arrivals, *, now: datetime, quiet_s: float, cap_s: float) -> str | None:
     """Why the series counts as complete now, in a few words, or None while it does not."""
     released = arrivals.released_at is not None and arrivals.released_at >= arrivals.last_image_at
+    if released and arrivals.multi_frame:
+        return "association released, multi-frame"
     if released and is_contiguous_head(arrivals.positions_mm):
         return "association released, contiguous over a head"
     if now - arrivals.last_image_at >= timedelta(seconds=quiet_s):

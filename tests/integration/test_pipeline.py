@@ -54,6 +54,22 @@ def test_a_series_goes_all_the_way(site: Site, model: InferenceProcess) -> None:
     assert recent["state"] == "DELIVERED"
 
 
+def test_an_enhanced_ct_goes_all_the_way_as_soon_as_its_association_is_released(
+    site: Site, model: InferenceProcess
+) -> None:
+    image = ct.enhanced(ct.head())
+    site.admission.admit(received(image))
+    assert complete_series(site.parts) == 0
+    site.admission.released("a1")
+    assert complete_series(site.parts) == 1
+    assert analyze_next(site.parts, model)
+    result = site.result(str(image.SeriesInstanceUID))
+    assert result["outcome"] == "ANALYZED"
+    assert [part["frame_number"] for part in result["slices"]] == list(range(1, 21))
+    assert {part["sop_uid"] for part in result["slices"]} == {image.SOPInstanceUID}
+    assert site.deliver() == len(result["objects"]) > 0
+
+
 def test_what_the_pacs_gets_is_what_was_persisted(site: Site, model: InferenceProcess) -> None:
     series_uid = site.receive()
     analyze_next(site.parts, model)

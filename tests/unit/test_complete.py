@@ -14,7 +14,12 @@ HEAD = [5.0 * index for index in range(30)]
 
 
 def because(
-    *, positions: Sequence[float] = HEAD, released: float | None = 3.0, last: float = 2.0, now: float = 3.1
+    *,
+    positions: Sequence[float] = HEAD,
+    multi_frame: bool = False,
+    released: float | None = 3.0,
+    last: float = 2.0,
+    now: float = 3.1,
 ) -> str | None:
     arrivals = Arrivals(
         images=len(positions),
@@ -22,6 +27,7 @@ def because(
         last_image_at=START + timedelta(seconds=last),
         released_at=None if released is None else START + timedelta(seconds=released),
         positions_mm=positions,
+        multi_frame=multi_frame,
     )
     return complete_because(arrivals, now=START + timedelta(seconds=now), quiet_s=10, cap_s=120)
 
@@ -40,6 +46,12 @@ def test_a_contiguous_head_whose_association_is_open_is_not_complete() -> None:
 
 def test_an_image_after_the_release_waits_again() -> None:
     assert because(released=1.0, last=2.0) is None
+
+
+def test_a_multi_frame_image_is_complete_with_its_release_and_not_before() -> None:
+    assert because(positions=[], multi_frame=True) == "association released, multi-frame"
+    assert because(positions=[], multi_frame=True, released=None) is None
+    assert because(positions=[], multi_frame=True, released=1.0, last=2.0) is None
 
 
 def test_the_quiet_period_ends_any_series() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from triage_node import log
-from triage_node.complete import Arrivals, complete_because
+from triage_node.complete import MULTI_FRAME_CT, Arrivals, complete_because
 from triage_node.pipeline.parts import Parts
 from triage_node.store import claims
 
@@ -23,21 +23,23 @@ def complete_series(parts: Parts) -> int:
 
 
 def _complete(parts: Parts, waiting: claims.Receiving, now: datetime) -> bool:
+    database, uid, released = parts.database, waiting.series_uid, waiting.released_at is not None
     because = complete_because(
         Arrivals(
             images=waiting.images,
             first_image_at=waiting.first_image_at,
             last_image_at=waiting.last_image_at,
             released_at=waiting.released_at,
-            positions_mm=claims.positions_mm(parts.database, waiting.series_uid) if waiting.released_at else (),
+            positions_mm=claims.positions_mm(database, uid) if released else (),
+            multi_frame=released and claims.holds_class(database, uid, MULTI_FRAME_CT),
         ),
         now=now,
         quiet_s=parts.config.quiet_s(waiting.calling_ae),
         cap_s=parts.config.series.cap_s,
     )
-    if because is None or not claims.set_ready(parts.database, waiting, because, now):
+    if because is None or not claims.set_ready(database, waiting, because, now):
         return False
-    log.event("series complete", series=log.ref(waiting.series_uid), images=waiting.images, because=because)
+    log.event("series complete", series=log.ref(uid), images=waiting.images, because=because)
     return True
 
 

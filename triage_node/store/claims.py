@@ -7,7 +7,7 @@ that was taken for dead cannot finish what another one took over.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -84,6 +84,15 @@ def positions_mm(database: Database, series_uid: str) -> list[float]:
     )
     with database.reading() as connection:
         return list(connection.execute(query).scalars())
+
+
+def holds_class(database: Database, series_uid: str, sop_class_uids: Collection[str]) -> bool:
+    """Whether a series holds an object of one of these SOP Classes."""
+    query = sa.select(instance.c.sop_uid).where(
+        instance.c.series_uid == series_uid, instance.c.sop_class_uid.in_(sop_class_uids)
+    )
+    with database.reading() as connection:
+        return connection.execute(query.limit(1)).first() is not None
 
 
 def set_ready(database: Database, waiting: Receiving, because: str, at: datetime) -> bool:
