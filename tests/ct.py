@@ -8,20 +8,36 @@ Pixel values follow from the position in the patient alone, so two cuts through 
 
 from __future__ import annotations
 
+import subprocess
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from copy import copy, deepcopy
 from pathlib import Path
 
 import numpy as np
+from imagecodecs import htj2k_encode
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.uid import (
     UID,
     CTImageStorage,
     DeflatedExplicitVRLittleEndian,
     EnhancedCTImageStorage,
+    ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
     generate_uid,
 )
+
+from tests.tools import require_tool
 
 EVEN_MM = np.arange(20) * 5.0 - 45.0
 """Depth of each slice of a short but usual head CT along its normal; the head's centre is at 0."""
@@ -105,8 +121,16 @@ def enhanced(images: Sequence[Dataset]) -> Dataset:
     return whole
 
 
+def enhanced_series(images: Sequence[Dataset]) -> list[Dataset]:
+    """The same images as Enhanced CTs: one for all whose image-level elements agree."""
+    alike: dict[tuple[object, ...], list[Dataset]] = defaultdict(list)
+    for image in images:
+        alike[tuple(str(image.get(keyword)) for keyword in _OF_IMAGES)].append(image)
+    return [enhanced(group) for group in alike.values()]
+
+
 def save(images: Sequence[Dataset], folder: Path, *, transfer_syntax: UID = ExplicitVRLittleEndian) -> list[Path]:
-    """Write one file per image, compressed without loss as asked."""
+    """Write one file per image, encoded without loss as asked: one of LOSSLESS."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for index, image in enumerate(images):
@@ -114,14 +138,48 @@ def save(images: Sequence[Dataset], folder: Path, *, transfer_syntax: UID = Expl
         image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID
         image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
-        if transfer_syntax == DeflatedExplicitVRLittleEndian:
-            image.file_meta.TransferSyntaxUID = transfer_syntax
-        elif transfer_syntax != ExplicitVRLittleEndian:
-            image.compress(transfer_syntax, generate_instance_uid=False)
         path = folder / f"{index:04d}.dcm"
-        image.save_as(path, enforce_file_format=True)
+        if transfer_syntax in DCMTK_OPTIONS:
+            _save_with_dcmtk(image, path, DCMTK_OPTIONS[transfer_syntax])
+        else:
+            encoded = _encoded(image, transfer_syntax)
+            encoded.save_as(path, enforce_file_format=True)
         paths.append(path)
     return paths
+
+
+DCMTK_OPTIONS = {JPEGLossless: "+el", JPEGLosslessSV1: "+e1"}
+"""What pydicom cannot write, dcmcjpeg does."""
+HTJ2K = (HTJ2KLossless, HTJ2KLosslessRPCL)
+PYDICOM = (RLELossless, JPEGLSLossless, JPEG2000Lossless)
+NATIVE = (ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian)
+LOSSLESS = (*NATIVE, *PYDICOM, *DCMTK_OPTIONS, *HTJ2K)
+"""Every lossless transfer syntax of CT images but the plainest, Explicit VR Little Endian."""
+
+
+def _encoded(image: Dataset, transfer_syntax: UID) -> Dataset:
+    """A copy in another transfer syntax."""
+    encoded = copy(image)
+    encoded.file_meta = deepcopy(image.file_meta)
+    if transfer_syntax in PYDICOM:
+        encoded.compress(transfer_syntax, generate_instance_uid=False)
+    elif transfer_syntax in HTJ2K:
+        dtype = np.int16 if image.PixelRepresentation else np.uint16
+        frames = np.frombuffer(image.PixelData, dtype).reshape(-1, image.Rows, image.Columns)
+        encoded.PixelData = encapsulate([htj2k_encode(frame, reversible=True, tlm=True) for frame in frames])
+        encoded["PixelData"].VR = "OB"
+    elif transfer_syntax == ExplicitVRBigEndian:
+        encoded.PixelData = np.frombuffer(image.PixelData, "<u2").astype(">u2").tobytes()
+        encoded["PixelData"].VR = "OW"
+    encoded.file_meta.TransferSyntaxUID = transfer_syntax
+    return encoded
+
+
+def _save_with_dcmtk(image: Dataset, path: Path, option: str) -> None:
+    plain = path.with_suffix(".plain")
+    image.save_as(plain, enforce_file_format=True)
+    subprocess.run([require_tool("dcmcjpeg"), option, str(plain), str(path)], check=True, timeout=20)
+    plain.unlink()
 
 
 _MACROS = {
@@ -134,6 +192,7 @@ _MACROS = {
     "CTXRayDetailsSequence": ("KVP",),
     "ContrastBolusUsageSequence": ("ContrastBolusAgentAdministered",),
 }
+_OF_IMAGES = ("FrameOfReferenceUID", "Rows", "PixelRepresentation", "PhotometricInterpretation", "PixelPaddingValue")
 _OF_FRAMES = {
     *(keyword for keywords in _MACROS.values() for keyword in keywords),
     *("PixelData", "AcquisitionNumber", "AcquisitionDateTime", "StackID", "BodyPartExamined"),
