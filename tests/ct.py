@@ -8,14 +8,14 @@ Pixel values follow from the position in the patient alone, so two cuts through 
 
 from __future__ import annotations
 
-import subprocess
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from copy import copy, deepcopy
+from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from imagecodecs import htj2k_encode
+from imagecodecs import htj2k_encode, ljpeg_encode
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
@@ -36,8 +36,6 @@ from pydicom.uid import (
     RLELossless,
     generate_uid,
 )
-
-from tests.tools import require_tool
 
 EVEN_MM = np.arange(20) * 5.0 - 45.0
 """Depth of each slice of a short but usual head CT along its normal; the head's centre is at 0."""
@@ -110,7 +108,7 @@ def enhanced(images: Sequence[Dataset]) -> Dataset:
     """
     first = images[0]
     whole = Dataset()
-    whole.update({element.tag: element for element in first if element.keyword not in _OF_FRAMES})
+    whole.update({element.tag: deepcopy(element) for element in first if element.keyword not in _OF_FRAMES})
     whole.SOPClassUID, whole.SOPInstanceUID = EnhancedCTImageStorage, generate_uid()
     whole.ImageType = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
     whole.NumberOfFrames = len(images)
@@ -138,48 +136,38 @@ def save(images: Sequence[Dataset], folder: Path, *, transfer_syntax: UID = Expl
         image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID
         image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
-        path = folder / f"{index:04d}.dcm"
-        if transfer_syntax in DCMTK_OPTIONS:
-            _save_with_dcmtk(image, path, DCMTK_OPTIONS[transfer_syntax])
-        else:
-            encoded = _encoded(image, transfer_syntax)
-            encoded.save_as(path, enforce_file_format=True)
-        paths.append(path)
+        paths.append(folder / f"{index:04d}.dcm")
+        _encoded(image, transfer_syntax).save_as(paths[-1], enforce_file_format=True)
     return paths
 
 
-DCMTK_OPTIONS = {JPEGLossless: "+el", JPEGLosslessSV1: "+e1"}
-"""What pydicom cannot write, dcmcjpeg does."""
-HTJ2K = (HTJ2KLossless, HTJ2KLosslessRPCL)
 PYDICOM = (RLELossless, JPEGLSLossless, JPEG2000Lossless)
+IMAGECODECS: dict[UID, Callable[[NDArray[Any]], bytes]] = {
+    JPEGLossless: lambda frame: ljpeg_encode(frame.view(np.uint16), bitspersample=16),
+    JPEGLosslessSV1: lambda frame: ljpeg_encode(frame.view(np.uint16), bitspersample=16),
+    HTJ2KLossless: lambda frame: htj2k_encode(frame, reversible=True),
+    HTJ2KLosslessRPCL: lambda frame: htj2k_encode(frame, reversible=True, tlm=True),
+}
 NATIVE = (ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian)
-LOSSLESS = (*NATIVE, *PYDICOM, *DCMTK_OPTIONS, *HTJ2K)
+LOSSLESS = (*NATIVE, *PYDICOM, *IMAGECODECS)
 """Every lossless transfer syntax of CT images but the plainest, Explicit VR Little Endian."""
 
 
 def _encoded(image: Dataset, transfer_syntax: UID) -> Dataset:
     """A copy in another transfer syntax."""
-    encoded = copy(image)
-    encoded.file_meta = deepcopy(image.file_meta)
+    encoded = deepcopy(image)
     if transfer_syntax in PYDICOM:
         encoded.compress(transfer_syntax, generate_instance_uid=False)
-    elif transfer_syntax in HTJ2K:
+    elif transfer_syntax in IMAGECODECS:
         dtype = np.int16 if image.PixelRepresentation else np.uint16
         frames = np.frombuffer(image.PixelData, dtype).reshape(-1, image.Rows, image.Columns)
-        encoded.PixelData = encapsulate([htj2k_encode(frame, reversible=True, tlm=True) for frame in frames])
+        encoded.PixelData = encapsulate([IMAGECODECS[transfer_syntax](frame) for frame in frames])
         encoded["PixelData"].VR = "OB"
     elif transfer_syntax == ExplicitVRBigEndian:
         encoded.PixelData = np.frombuffer(image.PixelData, "<u2").astype(">u2").tobytes()
         encoded["PixelData"].VR = "OW"
     encoded.file_meta.TransferSyntaxUID = transfer_syntax
     return encoded
-
-
-def _save_with_dcmtk(image: Dataset, path: Path, option: str) -> None:
-    plain = path.with_suffix(".plain")
-    image.save_as(plain, enforce_file_format=True)
-    subprocess.run([require_tool("dcmcjpeg"), option, str(plain), str(path)], check=True, timeout=20)
-    plain.unlink()
 
 
 _MACROS = {

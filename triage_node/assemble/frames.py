@@ -55,7 +55,7 @@ def _add_macros(frame: Dataset, groups: Dataset, keywords: Collection[str]) -> N
         for element in macro.value[0] if macro.VR == "SQ" and macro.value else ():
             keyword = _OTHER_NAMES.get(element.keyword, element.keyword)
             if keyword in keywords:
-                setattr(frame, keyword, element.value)
+                frame.add_new(keyword, element.VR, element.value)  # a new one: frames share those of the image
 
 
 def _add_anatomy(frame: Dataset, groups: Dataset) -> None:

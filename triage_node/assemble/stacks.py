@@ -287,9 +287,12 @@ def _has_preferred_spacing(stack: Stack) -> bool:
 
 
 def _left_out(stacks: Sequence[Stack], chosen: Stack) -> Iterable[str]:
+    images: dict[str, int] = defaultdict(int)
     for stack in stacks:
         if stack is not chosen:
-            yield f"{_images(len(stack.slices))} left out: {_difference(stack.slices[0], chosen.slices[0])}."
+            images[_difference(stack.slices[0], chosen.slices[0])] += len(stack.slices)
+    for difference, count in images.items():
+        yield f"{_images(count)} left out: {difference}."
 
 
 def _difference(other: Header, chosen: Header) -> str:
