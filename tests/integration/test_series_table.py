@@ -142,6 +142,11 @@ def _rescaled(image: Dataset, number: int) -> None:
     image.RescaleSlope = "0.5" if number % 4 == 0 else "1"
 
 
+def _turn_coronal(image: Dataset, number: int) -> None:
+    image.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
+    image.ImagePositionPatient = [-120, float(ct.EVEN_MM[number]), 120]
+
+
 def padded() -> Sent:
     sent = plain()
     for image in sent.images:
@@ -202,7 +207,7 @@ TABLE = (
         beside(lambda: ct.head(ct.EVEN_MM[8:]), _set(ImageOrientationPatient=[1, 0, 0, 0, 0, -1])),
         ("12 images left out: another orientation",),
     ),
-    Row("coronal", _all(ImageOrientationPatient=[1, 0, 0, 0, 0, -1], ImagePositionPatient=None), R.NO_GEOMETRY),
+    Row("coronal", each(_turn_coronal), R.NOT_AXIAL),
     Row("mixed rescale, signed and not", each(_rescaled), ()),
     Row("padding -2000", padded, ()),
     Row("MONOCHROME1", _all(PhotometricInterpretation="MONOCHROME1"), ("MONOCHROME1",)),
