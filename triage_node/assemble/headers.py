@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from triage_node.assemble.frames import FUNCTIONAL_GROUPS, frame_elements, is_multi_frame
 from triage_node.domain import Float64Array, NotAnalyzedReason
@@ -23,7 +23,7 @@ from triage_node.errors import NotSuitable
 
 READ_ERRORS: Final = (
     OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError, OverflowError,
-    RuntimeError, NotImplementedError, InvalidDicomError, struct.error, zlib.error,
+    RuntimeError, NotImplementedError, InvalidDicomError, BytesLengthException, struct.error, zlib.error,
 )  # fmt: skip
 """What pydicom and its decoders were seen to raise on broken files."""
 

@@ -80,7 +80,9 @@ def _stored_frames(path: Path, headers: Sequence[Header]) -> Iterator[NDArray[An
         )
         for header, stored in zip(headers, frames, strict=True):
             yield _require_shape(stored, _matrix(header))
-    except READ_ERRORS as error:
+    except BaseException as error:  # a Rust decoder panics on damaged data with what is no Exception; all else passes
+        if not isinstance(error, READ_ERRORS) and type(error).__name__ != "PanicException":
+            raise
         detail = "The pixel data of an image are incomplete or damaged."
         raise NotSuitable(NotAnalyzedReason.UNREADABLE, detail) from error
 
@@ -131,7 +133,7 @@ def _hounsfield(stored: NDArray[Any], header: Header) -> Int16Array:
 
 
 def _rescale(stored: NDArray[Any], slope: float, intercept: float) -> Int16Array:
-    if slope == 1.0 and intercept.is_integer():
+    if slope == 1.0 and intercept.is_integer() and abs(intercept) <= HIGHEST_HU:
         values: NDArray[Any] = stored.astype(np.int32) + np.int32(intercept)
     else:
         values = np.rint(stored * slope + intercept)
