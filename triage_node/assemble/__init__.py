@@ -7,6 +7,7 @@ geometry     order, tilt, gaps, and the millimetres that each slice stands for
 primary      which series of a study is analysed: one of each acquisition
 suitability  a recent, plain (no contrast), soft-tissue CT of a head?
 pixels       stored values -> int16 HU
+codestreams  the size that a compressed frame claims
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def measure(stack: Stack) -> Geometry:
     """
     _require_enough(stack)
     if not stack.is_axial:
-        raise NotSuitable(NotAnalyzedReason.NOT_AXIAL, "The slices are not axial.")
+        raise NotSuitable(NotAnalyzedReason.NOT_AXIAL, "The slices are coronal, sagittal or steeply oblique.")
     steps_mm = np.diff(stack.depths_mm)
     tilt_deg = _tilt_deg(stack)
     warnings = (
@@ -83,12 +83,11 @@ def slice_weights_mm(steps_mm: Float64Array) -> Float64Array:
 def _require_enough(stack: Stack) -> None:
     count = len(stack.slices)
     if count < MIN_SLICES:
-        raise NotSuitable(
-            NotAnalyzedReason.TOO_FEW_SLICES, f"Only {count} slices of one stack; {MIN_SLICES} are needed."
-        )
+        detail = f"Only {count} {'slice' if count == 1 else 'slices'} of one stack; at least {MIN_SLICES} are needed."
+        raise NotSuitable(NotAnalyzedReason.TOO_FEW_SLICES, detail)
     coverage_mm = float(slice_weights_mm(np.diff(stack.depths_mm)).sum())
     if coverage_mm < MIN_COVERAGE_MM:
-        detail = f"The slices cover {coverage_mm:.0f} mm; {MIN_COVERAGE_MM:.0f} mm are needed."
+        detail = f"The slices cover only {coverage_mm:.0f} mm; at least {MIN_COVERAGE_MM:.0f} mm are needed."
         raise NotSuitable(NotAnalyzedReason.TOO_FEW_SLICES, detail)
 
 

@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.encaps import generate_frames
 from pydicom.pixels.utils import iter_pixels
 
+from triage_node.assemble.codestreams import claimed_matrix
 from triage_node.assemble.headers import READ_ERRORS, Header
 from triage_node.domain import Int16Array, NotAnalyzedReason
 from triage_node.errors import NotSuitable
@@ -32,9 +34,14 @@ def require_rescale(headers: tuple[Header, ...]) -> None:
     """Raise NotSuitable(NO_RESCALE) unless every slice maps to HU (PS3.3 C.8.2.1, C.11.1.1.2)."""
     for header in headers:
         if not header.number("RescaleSlope") or header.number("RescaleIntercept") is None:
-            raise NotSuitable(NotAnalyzedReason.NO_RESCALE, "Rescale slope or intercept is missing.")
+            raise NotSuitable(
+                NotAnalyzedReason.NO_RESCALE,
+                "The images carry no Hounsfield scale: rescale slope or intercept is missing.",
+            )
         if header.text("RescaleType").upper() not in ("", "HU"):
-            raise NotSuitable(NotAnalyzedReason.NO_RESCALE, "The rescale type is not HU.")
+            raise NotSuitable(
+                NotAnalyzedReason.NO_RESCALE, "The header says that the pixel values are not Hounsfield units."
+            )
 
 
 def stack_hounsfield(headers: Sequence[Header]) -> Int16Array:
@@ -42,10 +49,12 @@ def stack_hounsfield(headers: Sequence[Header]) -> Int16Array:
 
     Raises NotSuitable(UNREADABLE).
     """
-    matrix = _matrix(headers[0])
-    _require_affordable(len(headers), matrix)
-    hu = np.empty((len(headers), *matrix), dtype=np.int16)
-    for index, values in each_hounsfield(headers):
+    _require_affordable(headers)
+    slices = each_hounsfield(headers)
+    _, first = next(slices)  # memory for all is taken once one of them is there
+    hu = np.empty((len(headers), *first.shape), dtype=np.int16)
+    hu[0] = first
+    for index, values in slices:
         hu[index] = values
     return hu
 
@@ -71,7 +80,7 @@ def _stored_frames(path: Path, headers: Sequence[Header]) -> Iterator[NDArray[An
         _require_ct_pixels(header)
     try:
         image = dcmread(path)
-        _require_length(image, _matrix(headers[0]))
+        _require_size(image, _matrix(headers[0]))
         frames = iter_pixels(
             image,
             indices=[(header.frame_number or 1) - 1 for header in headers],
@@ -79,7 +88,8 @@ def _stored_frames(path: Path, headers: Sequence[Header]) -> Iterator[NDArray[An
             view_only=True,  # rescaling copies anyway
         )
         for header, stored in zip(headers, frames, strict=True):
-            yield _require_shape(stored, _matrix(header))
+            _require_same(stored.shape, _matrix(header))
+            yield stored
     except BaseException as error:  # a Rust decoder panics on damaged data with what is no Exception; all else passes
         if not isinstance(error, READ_ERRORS) and type(error).__name__ != "PanicException":
             raise
@@ -97,21 +107,30 @@ def _require_ct_pixels(header: Header) -> None:
         raise NotSuitable(NotAnalyzedReason.UNREADABLE, detail)
 
 
-def _require_affordable(slices: int, matrix: tuple[int, int]) -> None:
-    if slices * matrix[0] * matrix[1] > MAX_VOXELS:
-        detail = f"{slices} slices of {matrix[0]} x {matrix[1]} pixels are more than can be analysed."
+def _require_affordable(headers: Sequence[Header]) -> None:
+    _require_ct_pixels(headers[0])
+    rows, columns = _matrix(headers[0])
+    if len(headers) * rows * columns > MAX_VOXELS:
+        detail = f"{len(headers)} slices of {rows} x {columns} pixels are more than can be analysed."
         raise NotSuitable(NotAnalyzedReason.UNREADABLE, detail)
 
 
-def _require_length(image: Dataset, matrix: tuple[int, int]) -> None:
-    """Padding after the pixels is common; a whole row too much means that the matrix is wrong and the image sheared."""
+def _require_size(image: Dataset, matrix: tuple[int, int]) -> None:
+    """Fails where the pixel data are not what the header says, before a decoder takes memory for them."""
     if "PixelData" not in image:
         raise NotSuitable(NotAnalyzedReason.UNREADABLE, "An image has no pixel data.")
-    if image.file_meta.TransferSyntaxUID.is_encapsulated:
+    frames = int(image.get("NumberOfFrames") or 1)
+    if not image.file_meta.TransferSyntaxUID.is_encapsulated:
+        # padding after the pixels is common; a whole row too much means a wrong matrix and a sheared image
+        most = (matrix[0] * frames + 1) * matrix[1] * CT_BITS // 8
+        if len(image.PixelData) >= most:
+            raise NotSuitable(NotAnalyzedReason.UNREADABLE, "An image holds more pixels than its header says.")
         return
-    row_bytes = matrix[1] * CT_BITS // 8
-    if len(image.PixelData) >= (matrix[0] * int(image.get("NumberOfFrames") or 1) + 1) * row_bytes:
-        raise NotSuitable(NotAnalyzedReason.UNREADABLE, "An image holds more pixels than its header says.")
+    offsets = image.get("ExtendedOffsetTable"), image.get("ExtendedOffsetTableLengths")
+    for codestream in generate_frames(
+        image.PixelData, number_of_frames=frames, extended_offsets=offsets if all(offsets) else None
+    ):
+        _require_same(claimed_matrix(codestream) or matrix, matrix)
 
 
 def _matrix(header: Header) -> tuple[int, int]:
@@ -119,10 +138,9 @@ def _matrix(header: Header) -> tuple[int, int]:
     return int(header.number("Rows") or 0), int(header.number("Columns") or 0)
 
 
-def _require_shape(values: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    if values.shape != shape:
+def _require_same(found: tuple[int, ...], matrix: tuple[int, int]) -> None:
+    if found != matrix:
         raise NotSuitable(NotAnalyzedReason.UNREADABLE, "An image does not have the matrix that its header says.")
-    return values
 
 
 def _hounsfield(stored: NDArray[Any], header: Header) -> Int16Array:

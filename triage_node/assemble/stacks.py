@@ -97,9 +97,11 @@ def beyond_mm(stack: Stack, headers: Sequence[Header]) -> float:
 def _without_other_objects(headers: Sequence[Header]) -> tuple[list[Header], tuple[str, ...]]:
     images = [header for header in headers if is_ct_slice(header)]
     if not images:
-        raise NotSuitable(NotAnalyzedReason.LOCALIZER, "The series holds only localizers or derived pictures.")
+        raise NotSuitable(
+            NotAnalyzedReason.LOCALIZER, "The series holds only localizers, color pictures or projections, no slices."
+        )
     dropped = len(headers) - len(images)
-    return images, (f"{_images(dropped)} left out: localizer or derived picture.",) if dropped else ()
+    return images, (f"{_images(dropped)} left out: localizer, color picture or projection.",) if dropped else ()
 
 
 def is_ct_slice(header: Header) -> bool:
@@ -118,9 +120,11 @@ def _with_geometry(headers: list[Header]) -> tuple[list[Header], tuple[str, ...]
         if header.orientation is not None and header.position_mm is not None and header.spacing_mm is not None
     ]
     if not located:
-        raise NotSuitable(NotAnalyzedReason.NO_GEOMETRY, "The images carry no usable position, orientation or spacing.")
+        raise NotSuitable(
+            NotAnalyzedReason.NO_GEOMETRY, "The images carry no usable position, orientation or pixel spacing."
+        )
     lost = len(headers) - len(located)
-    return located, (f"{_images(lost)} left out: no usable position, orientation or spacing.",) if lost else ()
+    return located, (f"{_images(lost)} left out: no usable position, orientation or pixel spacing.",) if lost else ()
 
 
 def _without_duplicates(headers: list[Header]) -> tuple[list[Header], tuple[str, ...]]:

@@ -60,7 +60,9 @@ def require_plain_head(header: Header) -> None:
     if names_contrast_agent(header) or describes_contrast(header):
         raise NotSuitable(NotAnalyzedReason.CONTRAST, "The series is labelled as given contrast or as an angiography.")
     if is_bone_reconstruction(header):
-        raise NotSuitable(NotAnalyzedReason.BONE_ONLY, "The series has only bone reconstructions.")
+        raise NotSuitable(
+            NotAnalyzedReason.BONE_ONLY, "The series has only bone reconstructions; one of soft tissue is needed."
+        )
 
 
 def names_contrast_agent(header: Header) -> bool:
