@@ -26,15 +26,11 @@ from pydicom.uid import (
 )
 
 from triage_node import log
-from triage_node.domain import Instance, InstanceOutcome, ReceivedObject
+from triage_node.domain import Instance, InstanceOutcome, ReceivedObject, StoreStatus
 from triage_node.errors import RejectedObject
 from triage_node.spool import Arrival, Spool, dataset_sha256
 from triage_node.store import ledger
 from triage_node.store.database import Database
-
-SUCCESS: Final = 0x0000
-DATASET_DOES_NOT_MATCH: Final = 0xA900  # PS3.4 B.2.3: Data Set does not match SOP Class
-CANNOT_UNDERSTAND: Final = 0xC000  # PS3.4 B.2.3: Cannot understand
 
 CT_CLASSES: Final = frozenset({CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage})
 
@@ -97,7 +93,7 @@ class Admission:
                 object=log.ref(received.sop_uid),
                 calling_ae=received.calling_ae,
             )
-        return SUCCESS
+        return StoreStatus.SUCCESS
 
     def released(self, association: str) -> None:
         """The association ended; its series may be complete."""
@@ -119,7 +115,9 @@ class Admission:
         header = _read_header(BytesIO(b"".join((received.header, received.dataset))))
         uid = str(header.get("SOPInstanceUID", ""))
         if uid != received.sop_uid or str(header.get("SOPClassUID", "")) != received.sop_class_uid:
-            raise RejectedObject(DATASET_DOES_NOT_MATCH, "the data set is not the object that the command announced")
+            raise RejectedObject(
+                StoreStatus.DATASET_DOES_NOT_MATCH, "the data set is not the object that the command announced"
+            )
         return _instance(
             header,
             transfer_syntax_uid=received.transfer_syntax_uid,
@@ -209,14 +207,18 @@ def _read_header(source: BytesIO | Path) -> FileDataset:
         header = dcmread(source, stop_before_pixels=True, specific_tags=list(_ELEMENTS))
         for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
             if not header.get(keyword):
-                raise RejectedObject(CANNOT_UNDERSTAND, f"the object carries no {keyword}")
+                raise RejectedObject(StoreStatus.CANNOT_UNDERSTAND, f"the object carries no {keyword}")
             if len(str(header[keyword].value)) > 64:
-                raise RejectedObject(CANNOT_UNDERSTAND, f"{keyword} is longer than 64 characters (PS3.5 9.1)")
+                raise RejectedObject(
+                    StoreStatus.CANNOT_UNDERSTAND, f"{keyword} is longer than 64 characters (PS3.5 9.1)"
+                )
     except RejectedObject:
         raise
     except (InvalidDicomError, ValueError, KeyError, AttributeError, TypeError, EOFError, NotImplementedError) as error:
         # what pydicom raises on bytes that are no data set; its message may hold values, so it is not passed on
-        raise RejectedObject(CANNOT_UNDERSTAND, f"the data set cannot be parsed ({type(error).__name__})") from None
+        raise RejectedObject(
+            StoreStatus.CANNOT_UNDERSTAND, f"the data set cannot be parsed ({type(error).__name__})"
+        ) from None
     return header
 
 

@@ -2,8 +2,8 @@
 
 A multi-frame image brings its stack in one piece: the release of its association is enough. Of single images a
 release is not "complete" (Orthanc opens several for one study, measured), a gap-free stack alone is not either (the
-vertex may still come). Both together are, because a late slice costs only a new revision. Whatever is never
-recognised so ends by a quiet period, and by a hard cap.
+vertex may still come). Both together are, because a late slice costs only a new revision. A source that says
+how many images there are is believed. Whatever is never recognised so ends by a quiet period, and by a hard cap.
 """
 
 from __future__ import annotations
@@ -39,19 +39,28 @@ class Arrivals:
     """Distance of each single image along the slice normal, mm, any order."""
     multi_frame: bool = False
     """Whether it holds a multi-frame image."""
+    expected: int | None = None
+    """How many images the source says the series has; None where it does not say."""
+    awaited: bool = False
+    """The source is being asked: positions alone do not say yet that the series is complete."""
 
 
 def complete_because(arrivals: Arrivals, *, now: datetime, quiet_s: float, cap_s: float) -> str | None:
     """Why the series counts as complete now, in a few words, or None while it does not."""
+    if arrivals.expected == arrivals.images:
+        return f"the source says {arrivals.images} images"
+    missing = max((arrivals.expected or 0) - arrivals.images, 0)  # a count that was overtaken says nothing
     released = arrivals.released_at is not None and arrivals.released_at >= arrivals.last_image_at
-    if released and arrivals.multi_frame:
+    settled = released and not missing and not arrivals.awaited
+    if settled and arrivals.multi_frame:
         return "association released, multi-frame"
-    if released and is_contiguous_head(arrivals.positions_mm):
+    if settled and is_contiguous_head(arrivals.positions_mm):
         return "association released, contiguous over a head"
+    but = f", but the source has {missing} more" if missing else ""
     if now - arrivals.last_image_at >= timedelta(seconds=quiet_s):
-        return f"no image for {quiet_s:g} s"
+        return f"no image for {quiet_s:g} s{but}"
     if now - arrivals.first_image_at >= timedelta(seconds=cap_s):
-        return f"still growing after {cap_s:g} s"
+        return f"still growing after {cap_s:g} s{but}"
     return None
 
 

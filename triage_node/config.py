@@ -46,6 +46,25 @@ def _hosts(value: list[str]) -> str | None:
     return None if value else 'must name at least one address, such as "10.1.2.3" or "10.1.2.0/24"'
 
 
+def _addresses(value: list[str]) -> str | None:
+    return _hosts(value) if value else None
+
+
+def _uids(value: list[str]) -> str | None:
+    # PS3.5 9.1
+    wrong = [uid for uid in value if len(uid) > 64 or not re.fullmatch(r"(0|[1-9]\d*)(\.(0|[1-9]\d*))+", uid)]
+    return f'"{wrong[0]}" is no UID; write for example "1.3.12.2.1107.5.9.1"' if wrong else None
+
+
+_FIND: Final = re.compile(r"(?:(?P<ae_title>[^@]+)@)?(?P<host>[^@\s]+):(?P<port>\d{1,5})")
+
+
+def _find(value: str) -> str | None:
+    found = _FIND.fullmatch(value)
+    good = not value or (found and int(found["port"]) <= 65535 and not _ae_title(found["ae_title"] or "ANY"))
+    return None if good else 'must be "host:port" or "AE_TITLE@host:port", such as "QR_SCP@10.1.2.3:104"'
+
+
 def _at_least(low: float) -> Check:
     return lambda value: None if value >= low else f"must be {low:g} or more"
 
@@ -109,6 +128,22 @@ class Source:
     hosts: list[str] = setting(MISSING, 'addresses it calls from, such as ["10.1.2.3", "10.1.2.0/24"]', check=_hosts)
     called_ae: str = setting("", "the AE title it calls us by; empty: node.ae_title")
     quiet_s: float = setting(10.0, "s without a new image after which a series counts as complete", check=_at_least(0))
+    find: str = setting(
+        "",
+        'where it answers C-FIND, "host:port" or "AE_TITLE@host:port": asked how many images a series has; empty: not',
+        check=_find,
+    )
+    accept_classes: list[str] = setting(
+        [], "private SOP Class UIDs it may send besides: kept, never analysed", check=_uids
+    )
+
+    @property
+    def find_peer(self) -> tuple[str, str, int] | None:
+        """AE title, host and port of its C-FIND SCP."""
+        found = _FIND.fullmatch(self.find)
+        if found is None:
+            return None
+        return found["ae_title"] or self.ae_title, found["host"].strip("[]"), int(found["port"])
 
 
 DESTINATION_KINDS: Final = ("dicom",)
@@ -127,6 +162,10 @@ class Destination:
     host: str = setting(MISSING, "its address or host name")
     port: int = setting(MISSING, "its DICOM port", check=_port)
     send: list[str] = setting(list(SENDABLE), "what it gets: " + ", ".join(SENDABLE), check=_each_of(*SENDABLE))
+    commitment: bool = setting(False, "whether it must confirm by storage commitment that it keeps what it was sent")
+    hosts: list[str] = setting(
+        [], "further addresses its commitment reports may come from, as in [[source]]", check=_addresses
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +216,16 @@ class Delivery:
     backoff_cap_s: float = setting(300.0, "s between tries at most", check=_at_least(0))
     timeout_s: float = setting(30.0, "s a destination may take to answer", check=_at_least(0.1))
     lease_s: float = setting(60.0, "s after which a silent sender's rows go to another", check=_at_least(1))
+    commitment_timeout_s: float = setting(
+        900.0, "s to wait for a storage commitment before it is asked for again", check=_at_least(1)
+    )
+    commitment_attempts: int = setting(
+        96, "storage commitment requests before a result goes to the dead letters", check=_at_least(1)
+    )
+
+    def backoff_after_s(self, attempts: int) -> float:
+        """How long to wait after so many failed attempts, s."""
+        return min(self.backoff_s * 2.0 ** min(attempts - 1, 20), self.backoff_cap_s)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,7 +300,12 @@ class Config:
 
     def quiet_s(self, calling_ae: str) -> float:
         """Quiet period of a source, by its calling AE title."""
-        return next((s.quiet_s for s in self.sources if s.ae_title == calling_ae), 10.0)
+        source = self.source(calling_ae)
+        return source.quiet_s if source else 10.0
+
+    def source(self, calling_ae: str) -> Source | None:
+        """The source of this calling AE title."""
+        return next((s for s in self.sources if s.ae_title == calling_ae), None)
 
 
 TABLES: Final[Mapping[str, type]] = {
@@ -371,12 +425,13 @@ _TYPES: Final[Mapping[str, tuple[tuple[type, ...], str]]] = {
     "float": ((int, float), "a number"),
     "Path": ((str,), "a path in quotes"),
     "list[str]": ((list,), 'a list of texts, such as ["a", "b"]'),
+    "bool": ((bool,), "true or false"),
 }
 
 
 def _checked(spec: Field[Any], value: Any, where: _Where, section: str, index: int) -> Any:
     types, expected = _TYPES[str(spec.type)]
-    good = isinstance(value, types) and not isinstance(value, bool)
+    good = isinstance(value, types) and isinstance(value, bool) == (types == (bool,))
     if isinstance(value, float):
         good = good and math.isfinite(value)
     if good and isinstance(value, list):
@@ -439,4 +494,4 @@ def _toml(value: Any) -> str:
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     if isinstance(value, str | Path):
         return f'"{value}"'
-    return str(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from pathlib import Path
 from typing import Final
 
@@ -154,7 +154,8 @@ TRANSITIONS: Final[Mapping[SeriesState, frozenset[SeriesState]]] = {
 OUTBOX_TRANSITIONS: Final[Mapping[OutboxState, frozenset[OutboxState]]] = {
     OutboxState.PENDING: frozenset({OutboxState.SENDING, OutboxState.CANCELLED}),
     OutboxState.SENDING: frozenset({OutboxState.SENT, OutboxState.PENDING, OutboxState.DEAD, OutboxState.CANCELLED}),
-    OutboxState.SENT: frozenset({OutboxState.CONFIRMED, OutboxState.PENDING}),
+    # by storage commitment: kept; or not kept, and sent again, unless it was superseded or asking leads nowhere
+    OutboxState.SENT: frozenset({OutboxState.CONFIRMED, OutboxState.PENDING, OutboxState.DEAD, OutboxState.CANCELLED}),
     OutboxState.CONFIRMED: frozenset(),
     OutboxState.DEAD: frozenset({OutboxState.PENDING, OutboxState.CANCELLED}),
     OutboxState.CANCELLED: frozenset({OutboxState.SENT}),  # it was under way when it was cancelled, and arrived
@@ -165,6 +166,48 @@ def require_transition(old: SeriesState, new: SeriesState) -> None:
     """Raise StateError unless `old -> new` is in TRANSITIONS."""
     if new not in TRANSITIONS[old]:
         raise StateError(f"illegal series transition {old} -> {new}")
+
+
+class StoreStatus(IntEnum):
+    """Every status we answer to a C-STORE, once; what it means stands in STORE_STATUS_TEXT."""
+
+    SUCCESS = 0x0000
+    OUT_OF_RESOURCES = 0xA700
+    DATASET_DOES_NOT_MATCH = 0xA900
+    CANNOT_UNDERSTAND = 0xC000
+    HANDLER_FAILED = 0xC211
+
+
+STORE_STATUS_TEXT: Final[Mapping[StoreStatus, tuple[str, str, str]]] = {
+    StoreStatus.SUCCESS: (
+        "Success",
+        "PS3.4 B.2.3",
+        "The object is durable: written, synchronised to disk, entered in the ledger. So are an exact duplicate, an "
+        "object that is not analysed, and a SOP Instance UID that came with other bytes before (the first stays, the "
+        "second is kept apart).",
+    ),
+    StoreStatus.OUT_OF_RESOURCES: (
+        "Refused: Out of Resources",
+        "PS3.4 B.2.3",
+        "Nothing was kept: the disk is below node.min_free_mb, or disk or database took nothing. Send again later.",
+    ),
+    StoreStatus.DATASET_DOES_NOT_MATCH: (
+        "Error: Data Set does not match SOP Class",
+        "PS3.4 B.2.3",
+        "Nothing was kept: SOP Class or SOP Instance UID of the data set are not those of the command.",
+    ),
+    StoreStatus.CANNOT_UNDERSTAND: (
+        "Error: Cannot understand",
+        "PS3.4 B.2.3",
+        "Nothing was kept: the data set cannot be parsed, or has no Study, Series or SOP Instance UID of at most 64 "
+        "characters.",
+    ),
+    StoreStatus.HANDLER_FAILED: (
+        "Error: Cannot understand",
+        "PS3.4 B.2.3",
+        "Nothing was kept: an unforeseen fault, named in the log. Send again later.",
+    ),
+}
 
 
 # ---------------------------------------------------------------- images
@@ -320,6 +363,17 @@ class ReceivedObject:
     source_address: str
     association: str
     """Random id of the association that brought it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommitmentReport:
+    """What a storage commitment SCP says of one transaction (N-EVENT-REPORT, PS3.4 J.3.3)."""
+
+    transaction_uid: str
+    committed: frozenset[str]
+    """SOP Instance UIDs that it answers for."""
+    failed: Mapping[str, int]
+    """FailureReason (0008,1197) by SOP Instance UID."""
 
 
 @dataclass(frozen=True, kw_only=True)

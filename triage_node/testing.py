@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +18,8 @@ from typing import Final, cast
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pynetdicom import AE, _config, evt
+from pynetdicom import AE, _config, build_role, evt
+from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.presentation import AllStoragePresentationContexts, VerificationPresentationContexts
 from pynetdicom.transport import ThreadedAssociationServer
@@ -33,6 +34,8 @@ _TRANSFER_SYNTAXES: Final = (
     "1.2.840.10008.1.2.5",  # RLE Lossless
 )
 _POLL_S: Final = 0.05
+_COMMITMENT: Final = "1.2.840.10008.1.20.1"
+_COMMITMENT_INSTANCE: Final = "1.2.840.10008.1.20.1.1"
 
 Step = Callable[[str], None]
 """Called with the name of a step as it is reached; a kill test passes `killer`."""
@@ -67,8 +70,42 @@ class StoredObject:
     received_at: datetime
 
 
+@dataclass(kw_only=True)
+class Commitment:
+    """How a DemoPacs answers storage commitment requests (PS3.4 J)."""
+
+    call_back: tuple[str, str, int] | None = None
+    """AE title, host and port that reports go to; None: over the association of the request."""
+    silent: int = 0
+    """The first requests are taken and never answered."""
+    failures: list[int] = field(default_factory=list)
+    """FailureReasons of the objects that are asked for first."""
+    requests: list[str] = field(default_factory=list)
+    """Transaction UIDs that were answered."""
+
+    def report_on(self, request: Dataset, held: Collection[str]) -> Dataset | None:
+        """The event information of the report, None where there is to be none."""
+        if self.silent:
+            self.silent -= 1
+            return None
+        report = Dataset()
+        report.TransactionUID = request.TransactionUID
+        kept, failed = [], []
+        for item in request.ReferencedSOPSequence:
+            if self.failures or item.ReferencedSOPInstanceUID not in held:
+                item.FailureReason = self.failures.pop(0) if self.failures else 0x0112  # no such object instance
+                failed.append(item)
+            else:
+                kept.append(item)
+        if kept:
+            report.ReferencedSOPSequence = kept
+        if failed:
+            report.FailedSOPSequence = failed
+        return report
+
+
 class DemoPacs:
-    """A storage and verification SCP that keeps what it gets in `folder`. A context manager."""
+    """A storage, verification and storage commitment SCP that keeps what it gets in `folder`. A context manager."""
 
     def __init__(
         self,
@@ -81,10 +118,12 @@ class DemoPacs:
         accept_classes: Collection[str] | None = None,
         accept_syntaxes: Sequence[str] = _TRANSFER_SYNTAXES,
         delay_s: float = 0.0,
+        commitment: Commitment | None = None,
     ) -> None:
         """For tests: the first stores are answered with `statuses` (and kept only where that is no failure), SOP
         classes and transfer syntaxes beyond `accept_classes` and `accept_syntaxes` are refused, each store takes
-        `delay_s`. `port` is the bound port once it has started."""
+        `delay_s`, and with `commitment` it is a storage commitment SCP. `port` is the bound port once it has
+        started."""
         self.ae_title = ae_title
         self.port = port
         self._host = host
@@ -93,6 +132,7 @@ class DemoPacs:
         self._accept_classes = accept_classes
         self._accept_syntaxes = list(accept_syntaxes)
         self._delay_s = delay_s
+        self._commitment = commitment
         self._objects: dict[str, StoredObject] = {}
         self._changed = threading.Condition()
         self._server: ThreadedAssociationServer | None = None
@@ -106,7 +146,7 @@ class DemoPacs:
         self._ae = self._application_entity()
         self._server = self._ae.make_server(
             (self._host, self.port),
-            evt_handlers=[(evt.EVT_C_STORE, self._on_store)],
+            evt_handlers=[(evt.EVT_C_STORE, self._on_store), (evt.EVT_N_ACTION, self._on_action)],
             server_class=ThreadedAssociationServer,
         )
         self._ae._servers.append(self._server)  # as start_server does, which polls too slowly for tests
@@ -150,6 +190,8 @@ class DemoPacs:
             sop_class = str(context.abstract_syntax)
             if self._accept_classes is None or sop_class in self._accept_classes:
                 ae.add_supported_context(sop_class, self._accept_syntaxes)
+        if self._commitment:
+            ae.add_supported_context(_COMMITMENT)
         return ae
 
     def _on_store(self, event: evt.Event) -> int:
@@ -160,6 +202,34 @@ class DemoPacs:
         if status == 0x0000 or status >> 12 == 0xB:
             self._keep(event)
         return status
+
+    def _on_action(self, event: evt.Event) -> tuple[int, None]:
+        assert self._commitment is not None
+        request = event.action_information
+        with self._changed:
+            report = self._commitment.report_on(request, self._objects)
+        if report is None:
+            return 0x0000, None
+        self._commitment.requests.append(str(request.TransactionUID))
+        event_type = 2 if "FailedSOPSequence" in report else 1
+        target = self._report_here if self._commitment.call_back is None else self._report_over_new_association
+        threading.Thread(target=target, args=(event.assoc, report, event_type)).start()
+        return 0x0000, None
+
+    def _report_here(self, association: Association, report: Dataset, event_type: int) -> None:
+        time.sleep(_POLL_S)  # the answer to the request goes first
+        association.send_n_event_report(report, event_type, _COMMITMENT, _COMMITMENT_INSTANCE)
+
+    def _report_over_new_association(self, _old: Association, report: Dataset, event_type: int) -> None:
+        assert self._commitment is not None
+        assert self._commitment.call_back is not None
+        ae_title, host, port = self._commitment.call_back
+        ae = AE(ae_title=self.ae_title)
+        ae.add_requested_context(_COMMITMENT)
+        association = ae.associate(host, port, ae_title=ae_title, ext_neg=[build_role(_COMMITMENT, scp_role=True)])
+        if association.is_established:
+            association.send_n_event_report(report, event_type, _COMMITMENT, _COMMITMENT_INSTANCE)
+            association.release()
 
     def _keep(self, event: evt.Event) -> None:
         sop_uid = str(cast(C_STORE, event.request).AffectedSOPInstanceUID)

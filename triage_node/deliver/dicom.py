@@ -1,11 +1,16 @@
-"""A destination that is reached by C-STORE."""
+"""A destination that is reached by C-STORE, and asked for storage commitment where it has it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from triage_node.config import Destination
-from triage_node.peers import OutgoingObject, Peer, StoreResult, store
+from triage_node.domain import CommitmentReport
+from triage_node.peers import OutgoingObject, Peer, StoreResult, request_commitment, store
+
+HOLD_S: Final = 5.0
+"""How long an association waits for a storage commitment report; most peers open one of their own for it."""
 
 
 class DicomDestination:
@@ -13,6 +18,7 @@ class DicomDestination:
 
     def __init__(self, destination: Destination, *, calling_ae: str, timeout_s: float) -> None:
         self.name = destination.name
+        self.commitment = destination.commitment
         self._peer = Peer(ae_title=destination.ae_title, host=destination.host, port=destination.port)
         self._calling_ae = calling_ae
         self._timeout_s = timeout_s
@@ -25,4 +31,24 @@ class DicomDestination:
             objects=objects,
             timeout_s=self._timeout_s,
             on_result=on_result,
+        )
+
+    def request_commitment(
+        self,
+        transaction_uid: str,
+        references: Sequence[tuple[str, str]],
+        *,
+        on_report: Callable[[CommitmentReport], bool],
+        answered: Callable[[], bool],
+    ) -> None:
+        """Ask it to commit to what it was sent. Raises DeliveryError where it did not take the request."""
+        request_commitment(
+            self._peer,
+            calling_ae=self._calling_ae,
+            transaction_uid=transaction_uid,
+            references=references,
+            timeout_s=self._timeout_s,
+            on_report=on_report,
+            answered=answered,
+            hold_s=HOLD_S,
         )

@@ -54,7 +54,14 @@ def echo(peer: Peer, *, calling_ae: str, timeout_s: float) -> None:
         release(association)
 
 
-def associate(peer: Peer, calling_ae: str, pairs: Iterable[Pair], timeout_s: float) -> Association:
+def associate(
+    peer: Peer,
+    calling_ae: str,
+    pairs: Iterable[Pair],
+    timeout_s: float,
+    *,
+    handlers: Iterable[evt.EventHandlerType] = (),
+) -> Association:
     """An established association, or one whose every context was refused. Raises DeliveryError where there is none."""
     _set_up_pynetdicom()
     connected = threading.Event()
@@ -64,7 +71,7 @@ def associate(peer: Peer, calling_ae: str, pairs: Iterable[Pair], timeout_s: flo
             peer.host,
             peer.port,
             ae_title=peer.ae_title,
-            evt_handlers=[(evt.EVT_CONN_OPEN, lambda _: connected.set())],
+            evt_handlers=[(evt.EVT_CONN_OPEN, lambda _: connected.set()), *handlers],
         )
     except OSError as error:  # the host name does not resolve
         raise DeliveryError(

@@ -8,6 +8,7 @@ from datetime import timedelta
 from triage_node import log
 from triage_node.deliver.dicom import DicomDestination
 from triage_node.peers import OutgoingObject, StoreResult
+from triage_node.pipeline.committing import TOGETHER_S
 from triage_node.pipeline.parts import Parts
 from triage_node.store import outbox
 
@@ -30,18 +31,22 @@ def deliver_next(parts: Parts, destination: DicomDestination) -> int:
         for parcel in parcels
     ]
     if outgoing:
-        destination.send(outgoing, lambda result: _note_sent(parts, destination.name, by_uid, result))
+        destination.send(outgoing, lambda result: _note_sent(parts, destination, by_uid, result))
     return len(outgoing)
 
 
-def _note_sent(parts: Parts, destination: str, by_uid: Mapping[str, outbox.Parcel], result: StoreResult) -> None:
+def _note_sent(
+    parts: Parts, destination: DicomDestination, by_uid: Mapping[str, outbox.Parcel], result: StoreResult
+) -> None:
     parcel = by_uid[result.outgoing.sop_uid]
     parts.step("answered")
     if result.error is None:
-        outbox.mark_sent(parts.database, parcel, status=result.status or 0, now=parts.clock())
-        log.event("delivered", destination=destination, kind=parcel.kind, object=log.ref(parcel.sop_uid))
+        now = parts.clock()
+        due = now + timedelta(seconds=TOGETHER_S) if destination.commitment else None
+        outbox.mark_sent(parts.database, parcel, status=result.status or 0, now=now, commitment_due=due)
+        log.event("delivered", destination=destination.name, kind=parcel.kind, object=log.ref(parcel.sop_uid))
     else:
-        _note_failed(parts, destination, parcel, result)
+        _note_failed(parts, destination.name, parcel, result)
     parts.step("noted")
 
 
@@ -60,6 +65,5 @@ def _note_failed(parts: Parts, destination: str, parcel: outbox.Parcel, result: 
     if final:
         outbox.mark_dead(parts.database, parcel, status=result.status, error=str(result.error))
         return
-    wait_s = min(settings.backoff_s * 2.0 ** min(parcel.attempts - 1, 20), settings.backoff_cap_s)
-    later = parts.clock() + timedelta(seconds=wait_s)
+    later = parts.clock() + timedelta(seconds=settings.backoff_after_s(parcel.attempts))
     outbox.mark_failed(parts.database, parcel, status=result.status, error=str(result.error), not_before=later)

@@ -1,4 +1,6 @@
-"""Who may call us: the [[source]] tables of the configuration against what a caller presents.
+"""Who may call us: the configuration against what a caller presents.
+
+A [[source]] may store. A [[destination]] with commitment may report what it keeps, and nothing else.
 
 A refusal names what was presented and the line of the configuration that would admit the caller. AE titles and
 addresses are no patient data, but they come from outside: control characters and length are cut before logging.
@@ -7,6 +9,7 @@ addresses are no patient data, but they come from outside: control characters an
 from __future__ import annotations
 
 import ipaddress
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -40,22 +43,68 @@ class Refusal:
     advice: str
 
 
-def refusal_of(caller: Caller, config: Config) -> Refusal | None:
-    """Why `caller` is refused by `config.sources`, or None if one of them admits it."""
-    named = [source for source in config.sources if source.ae_title.strip() == caller.calling_ae.strip()]
-    if not named:
-        return _unknown_title(caller, config)
-    here = [source for source in named if _calls_from(source, caller.address)]
-    if not here:
-        return _unknown_address(caller, named, config)
-    if not any(_called_by(source, config) == caller.called_ae.strip() for source in here):
-        return _wrong_called_title(caller, here[0], config)
-    return None
+@dataclass(frozen=True, kw_only=True)
+class Rights:
+    """What an admitted caller may do besides verification."""
+
+    store: bool
+    accept_classes: tuple[str, ...]
+    """Private SOP classes that it may store besides."""
+    commits_for: tuple[str, ...]
+    """Names of the destinations whose storage commitment reports it may bring."""
+
+
+def rights_of(caller: Caller, config: Config) -> Rights | Refusal:
+    """What `caller` may do by the sources and by the destinations that are asked for commitment, or why nothing."""
+    source = _source_of(caller, config)
+    from_source = not isinstance(source, Refusal)
+    commits_for = _commits_for(caller, config, known_address=from_source)
+    if isinstance(source, Refusal) and not commits_for:
+        return source
+    return Rights(
+        store=from_source,
+        accept_classes=() if isinstance(source, Refusal) else tuple(source.accept_classes),
+        commits_for=commits_for,
+    )
 
 
 def printable(text: str, length: int = _AE_TITLE_LENGTH) -> str:
     """`text` as it may be logged: ASCII, no control characters, no quotes or backslashes, cut to `length`."""
     return "".join(c if c.isascii() and c.isprintable() and c not in '"\\' else "?" for c in text.strip()[:length])
+
+
+def _source_of(caller: Caller, config: Config) -> Source | Refusal:
+    named = [source for source in config.sources if source.ae_title.strip() == caller.calling_ae.strip()]
+    if not named:
+        return _unknown_title(caller, config)
+    here = [source for source in named if _calls_from(source.hosts, caller.address)]
+    if not here:
+        return _unknown_address(caller, named, config)
+    called = [source for source in here if _called_by(source, config) == caller.called_ae.strip()]
+    return called[0] if called else _wrong_called_title(caller, here[0], config)
+
+
+def _commits_for(caller: Caller, config: Config, *, known_address: bool) -> tuple[str, ...]:
+    """A destination reports under its own AE title, from its host, its further hosts or those of its [[source]]."""
+    named = [
+        destination
+        for destination in config.destinations
+        if destination.commitment and destination.ae_title.strip() == caller.calling_ae.strip()
+    ]
+    if not known_address and caller.called_ae.strip() != config.node.ae_title.strip():
+        return ()
+    return tuple(
+        destination.name
+        for destination in named
+        if known_address or _calls_from([*destination.hosts, *_addresses(destination.host)], caller.address)
+    )
+
+
+def _addresses(host: str) -> set[str]:
+    try:
+        return {str(info[4][0]).partition("%")[0] for info in socket.getaddrinfo(host, None)}
+    except OSError:  # the name does not resolve now
+        return set()
 
 
 def _unknown_title(caller: Caller, config: Config) -> Refusal:
@@ -84,11 +133,11 @@ def _wrong_called_title(caller: Caller, source: Source, config: Config) -> Refus
     )
 
 
-def _calls_from(source: Source, address: str) -> bool:
+def _calls_from(hosts: Sequence[str], address: str) -> bool:
     peer = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(peer, ipaddress.IPv6Address) and peer.ipv4_mapped:
         peer = peer.ipv4_mapped  # an IPv4 caller of a listener on "::"
-    return any(peer in ipaddress.ip_network(host, strict=False) for host in source.hosts)
+    return any(peer in ipaddress.ip_network(host, strict=False) for host in hosts)
 
 
 def _called_by(source: Source, config: Config) -> str:

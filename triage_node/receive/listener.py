@@ -1,4 +1,7 @@
-"""The Verification and Storage SCP (PS3.4 A and B). Nothing is decoded on receipt."""
+"""The Verification and Storage SCP (PS3.4 A and B); reports of storage commitment (PS3.4 J).
+
+No pixel is decoded on receipt.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import secrets
 import struct
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Final, cast
@@ -16,22 +19,17 @@ from pynetdicom import AE, PYNETDICOM_IMPLEMENTATION_UID, PYNETDICOM_IMPLEMENTAT
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu_primitives import A_ASSOCIATE
-from pynetdicom.presentation import AllStoragePresentationContexts, VerificationPresentationContexts
 from pynetdicom.transport import AddressInformation
 
 from triage_node.config import Config
-from triage_node.domain import ReceivedObject
+from triage_node.domain import CommitmentReport, ReceivedObject, StoreStatus
 from triage_node.errors import ConfigError, RejectedObject
 from triage_node.log import event as log_event
 from triage_node.log import ref
-from triage_node.receive.callers import LOCAL_LIMIT_EXCEEDED, Caller, Refusal, printable, refusal_of
+from triage_node.peers import status_of_report
+from triage_node.receive.callers import LOCAL_LIMIT_EXCEEDED, Caller, Refusal, Rights, printable, rights_of
+from triage_node.receive.contexts import register_private, supported_contexts
 from triage_node.receive.hardening import MAXIMUM_PDU_SIZE, GuardedConnection, HardenedServer, Limits
-from triage_node.receive.syntaxes import TRANSFER_SYNTAXES
-
-# DIMSE statuses that are ours to answer (PS3.4 B.2.3, PS3.7 C.5)
-SUCCESS: Final = 0x0000
-OUT_OF_RESOURCES: Final = 0xA700
-CANNOT_UNDERSTAND: Final = 0xC211
 
 # Connections beyond the associations we serve, so that a caller who comes too many is told so by an A-ASSOCIATE-RJ.
 _CONNECTIONS_TO_REFUSE: Final = 16
@@ -47,6 +45,7 @@ class Listener:
         config: Config,
         admit: Callable[[ReceivedObject], int],
         released: Callable[[str], None],
+        reported: Callable[[CommitmentReport, Sequence[str]], bool] = lambda *_: False,
         may_receive: Callable[[], bool] = lambda: True,
     ) -> None:
         """The callbacks are called from the threads of the associations, several at a time.
@@ -54,12 +53,15 @@ class Listener:
         `admit` makes an object durable and returns the DIMSE status to answer; it may raise RejectedObject (its
         status is answered), OSError (0xA700) or anything else (0xC211). The bytes it gets are the receive buffer:
         they must not be kept beyond the call. `released` is called once, with the id of the association, when an
-        association that stored something has ended, however it ended. While `may_receive()` is False (disk below
-        its watermark, database down) associations are rejected as transient and objects answered 0xA700.
+        association that stored something has ended, however it ended. `reported` notes a storage commitment report
+        that came from one of the named destinations, and says whether its transaction is known. While `may_receive()`
+        is False (disk below its watermark, database down) associations that would store are rejected as transient and
+        objects answered 0xA700.
         """
         self._config = config
         self._admit = admit
         self._released = released
+        self._reported = reported
         self._may_receive = may_receive
         self._server: HardenedServer | None = None
         self._thread: threading.Thread | None = None
@@ -96,7 +98,11 @@ class Listener:
         try:
             server = self._application_entity().make_server(
                 (node.host, node.port),
-                evt_handlers=[(evt.EVT_REQUESTED, self._on_requested), (evt.EVT_C_STORE, self._on_store)],
+                evt_handlers=[
+                    (evt.EVT_REQUESTED, self._on_requested),
+                    (evt.EVT_C_STORE, self._on_store),
+                    (evt.EVT_N_EVENT_REPORT, self._on_event_report),
+                ],
                 server_class=HardenedServer,
                 request_handler=GuardedConnection,
                 limits=self._limits(),
@@ -117,8 +123,8 @@ class Listener:
         ae.acse_timeout = node.stall_timeout_s  # also for a peer that connects and says nothing
         ae.network_timeout = node.idle_timeout_s
         ae.maximum_associations = self._limits().connections  # ours is stricter, and logged
-        for context in (*VerificationPresentationContexts, *AllStoragePresentationContexts):
-            ae.add_supported_context(str(context.abstract_syntax), list(TRANSFER_SYNTAXES))
+        register_private({uid for source in self._config.sources for uid in source.accept_classes})
+        ae.supported_contexts = supported_contexts(Rights(store=True, accept_classes=(), commits_for=()))
         return ae
 
     def _limits(self) -> Limits:
@@ -148,15 +154,16 @@ class Listener:
                 _reject(event.assoc, caller, refusal)
 
     def _refusal(self, caller: Caller, association: Association) -> Refusal | None:
-        refusal = refusal_of(caller, self._config)
-        if refusal:
-            return refusal
-        if not self._may_receive():
+        rights = rights_of(caller, self._config)
+        if isinstance(rights, Refusal):
+            return rights
+        if rights.store and not self._may_receive():
             return _CANNOT_RECEIVE
+        association.acceptor.supported_contexts = supported_contexts(rights)
         with self._lock:
             if len(self._visits) >= self._config.node.max_associations:
                 return _TOO_MANY
-            self._visits[association] = _Visit(secrets.token_hex(8), caller)
+            self._visits[association] = _Visit(secrets.token_hex(8), caller, rights)
         return None
 
     def _on_ended(self, association: Association) -> None:
@@ -183,24 +190,28 @@ class Listener:
         visit = self._visits[event.assoc]
         received = _received_object(event, visit)
         status = self._status_of(received)
-        stored = status == SUCCESS or status >> 12 == 0xB  # warnings are stored too
+        stored = status == StoreStatus.SUCCESS or status >> 12 == 0xB  # warnings are stored too
         visit.stored += stored
         visit.refused += not stored
         visit.received_bytes += len(received.dataset)
         return status
 
+    def _on_event_report(self, event: evt.Event) -> tuple[int, None]:
+        destinations = self._visits[event.assoc].rights.commits_for
+        return status_of_report(event, lambda report: self._reported(report, destinations)), None
+
     def _status_of(self, received: ReceivedObject) -> int:
         """The status to answer; the process boundary of everything behind `admit`."""
         try:
             if not self._may_receive():
-                return _refused(received, OUT_OF_RESOURCES, "no resources")
+                return _refused(received, StoreStatus.OUT_OF_RESOURCES, "no resources")
             return self._admit(received)
         except RejectedObject as error:
             return _refused(received, error.status, str(error))
         except OSError as error:
-            return _refused(received, OUT_OF_RESOURCES, error.strerror or type(error).__name__)
+            return _refused(received, StoreStatus.OUT_OF_RESOURCES, error.strerror or type(error).__name__)
         except Exception as error:  # noqa: BLE001 - a DIMSE status must be answered; messages may hold values
-            return _refused(received, CANNOT_UNDERSTAND, type(error).__name__)
+            return _refused(received, StoreStatus.HANDLER_FAILED, type(error).__name__)
 
 
 @dataclass
@@ -209,6 +220,7 @@ class _Visit:
 
     association: str
     caller: Caller
+    rights: Rights
     stored: int = 0
     refused: int = 0
     received_bytes: int = 0

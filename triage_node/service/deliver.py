@@ -5,23 +5,29 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from triage_node import log
 from triage_node.deliver.dicom import DicomDestination
 from triage_node.pipeline.attention import call_attention
+from triage_node.pipeline.committing import request_commitment
 from triage_node.pipeline.completing import complete_series
+from triage_node.pipeline.counting import SourceCounts
 from triage_node.pipeline.delivering import deliver_next
 from triage_node.pipeline.parts import Parts
 from triage_node.pipeline.retention import remove_old
 from triage_node.schedule import Housekeeping, Timer, Timers
 from triage_node.service.presence import present
-from triage_node.store import board
+from triage_node.store import board, commitments
 
 LEASE_S: Final = 6.0
 COMPLETENESS_S: Final = 0.25
 POLL_S: Final = 0.1
 HOUSEKEEPING_MIN: Final = 5
+
+Job = Callable[[Parts, DicomDestination], int]
+"""What a thread does for a destination, over and over; returns 0 where there was nothing to do."""
 
 
 def run(parts: Parts, stop: threading.Event) -> None:
@@ -41,26 +47,11 @@ def _hold_lease(parts: Parts, token: str) -> bool:
 
 
 def _deliver_while_held(parts: Parts, token: str, stop: threading.Event) -> None:
-    """One sender thread per destination, and the completeness timer, until the lease is lost or the role stops."""
+    """Sender threads of each destination, and the completeness timer, until the lease is lost or the role stops."""
     ended = threading.Event()
-    senders = [
-        threading.Thread(
-            target=_send_until,
-            args=(
-                parts,
-                DicomDestination(
-                    destination,
-                    calling_ae=parts.config.node.ae_title,
-                    timeout_s=parts.config.delivery.timeout_s,
-                ),
-                ended,
-            ),
-            name=f"sender-{destination.name}",
-            daemon=True,
-        )
-        for destination in parts.config.destinations
-    ]
-    timers = Timers([Timer(name="complete", every_s=COMPLETENESS_S, job=lambda: complete_series(parts))])
+    senders = [thread for destination in _destinations(parts) for thread in _threads(parts, destination, ended)]
+    counts = SourceCounts(parts)
+    timers = Timers([Timer(name="complete", every_s=COMPLETENESS_S, job=lambda: complete_series(parts, counts))])
     housekeeping = Housekeeping(
         {"attention": lambda: call_attention(parts), "retention": lambda: remove_old(parts)},
         every_min=HOUSEKEEPING_MIN,
@@ -73,18 +64,38 @@ def _deliver_while_held(parts: Parts, token: str, stop: threading.Event) -> None
         pass
     ended.set()
     timers.stop()
+    counts.close()
     housekeeping.stop()
     for sender in senders:
         sender.join(timeout=parts.config.delivery.timeout_s)
 
 
-def _send_until(parts: Parts, destination: DicomDestination, ended: threading.Event) -> None:
+def _destinations(parts: Parts) -> Iterator[DicomDestination]:
+    node, timeout_s = parts.config.node, parts.config.delivery.timeout_s
+    for destination in parts.config.destinations:
+        yield DicomDestination(destination, calling_ae=node.ae_title, timeout_s=timeout_s)
+
+
+def _threads(parts: Parts, destination: DicomDestination, ended: threading.Event) -> Iterator[threading.Thread]:
+    """One that sends; one that asks for commitment, so that no result waits for an answer about another."""
+    jobs: dict[str, Job] = {"sender": deliver_next}
+    if destination.commitment:
+        jobs["commitment"] = request_commitment
+    else:
+        commitments.forgo(parts.database, destination.name, now=parts.clock())
+    for name, job in jobs.items():
+        yield threading.Thread(
+            target=_until, args=(ended, job, parts, destination), name=f"{name}-{destination.name}", daemon=True
+        )
+
+
+def _until(ended: threading.Event, job: Job, parts: Parts, destination: DicomDestination) -> None:
     while not ended.is_set():
         try:
-            sent = deliver_next(parts, destination)
+            busy = job(parts, destination)
         except Exception as error:  # noqa: BLE001 - process boundary: a sender must go on; leases give rows back
             log.event("sender failed, will go on", destination=destination.name, error=type(error).__name__)
-            sent = 0
+            busy = 0
             ended.wait(1.0)
-        if not sent:
+        if not busy:
             ended.wait(POLL_S)

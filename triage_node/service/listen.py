@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 from triage_node.admit import Admission
+from triage_node.pipeline.committing import note_report
 from triage_node.pipeline.parts import Parts
 from triage_node.receive import Listener
 from triage_node.service.presence import present
@@ -18,6 +19,7 @@ def run(parts: Parts, stop: threading.Event) -> None:
         config=parts.config,
         admit=admission.admit,
         released=admission.released,
+        reported=lambda report, destinations: note_report(parts, report, destinations),
         may_receive=lambda: parts.spool.free_mb() >= parts.config.node.min_free_mb,
     )
     port = listener.start()

@@ -7,6 +7,7 @@ claims      revisions of series: complete, claim, heartbeat
 studies     the series of one study beside each other
 publication the end of a revision becomes public
 outbox      result objects on their way to destinations
+commitments whether destinations keep what they were sent
 receipts    the ledger as people read it
 retention   what may be removed from the disk
 board       what `status`, the page and `check` show; roles and leases

@@ -30,6 +30,7 @@ class Receiving:
 
     revision_id: int
     series_uid: str
+    study_uid: str
     calling_ae: str
     images: int
     first_image_at: datetime
@@ -67,7 +68,7 @@ def receiving(database: Database) -> list[Receiving]:
     query = (
         sa.select(
             revision.c.id.label("revision_id"),
-            *(series.c[name] for name in ("series_uid", "calling_ae", "images")),
+            *(series.c[name] for name in ("series_uid", "study_uid", "calling_ae", "images")),
             *(series.c[name] for name in ("first_image_at", "last_image_at", "released_at")),
         )
         .join(series, series.c.series_uid == revision.c.series_uid)
@@ -225,10 +226,13 @@ def held_by(held: Claim) -> sa.Update:
 
 
 def close_delivered(connection: sa.Connection, revision_ids: Sequence[int], now: datetime) -> None:
-    """REPORTED -> DELIVERED for revisions of which no row is open or dead."""
+    """REPORTED -> DELIVERED for revisions of which no row is open or dead, or waits for storage commitment."""
     require_transition(SeriesState.REPORTED, SeriesState.DELIVERED)
     unfinished = (OutboxState.PENDING.value, OutboxState.SENDING.value, OutboxState.DEAD.value)
-    open_rows = sa.exists().where(outbox.c.revision_id == revision.c.id, outbox.c.state.in_(unfinished))
+    uncommitted = sa.and_(outbox.c.state == OutboxState.SENT.value, outbox.c.commitment_due.is_not(None))
+    open_rows = sa.exists().where(
+        outbox.c.revision_id == revision.c.id, sa.or_(outbox.c.state.in_(unfinished), uncommitted)
+    )
     connection.execute(
         revision.update()
         .where(revision.c.id.in_(revision_ids), revision.c.state == SeriesState.REPORTED.value, ~open_rows)

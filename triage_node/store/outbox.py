@@ -81,10 +81,16 @@ def has_due(database: Database, destination: str, *, now: datetime) -> bool:
         return connection.execute(query.limit(1)).first() is not None
 
 
-def mark_sent(database: Database, parcel: Parcel, *, status: int, now: datetime) -> None:
-    """SENDING -> SENT; the revision is DELIVERED with its last row."""
+def mark_sent(
+    database: Database, parcel: Parcel, *, status: int, now: datetime, commitment_due: datetime | None = None
+) -> None:
+    """SENDING -> SENT; the revision is DELIVERED with its last row.
+
+    With `commitment_due`, only once the destination, asked from then on, has confirmed each: see `commitments`.
+    """
     with database.transaction() as connection:
-        _finish(connection, parcel, OutboxState.SENT, status=status, error=None, sent_at=now)
+        values = {"sent_at": now, "commitment": None, "commitment_due": commitment_due}
+        _finish(connection, parcel, OutboxState.SENT, status=status, error=None, **values)
         close_delivered(connection, [parcel.revision_id], now)
 
 
@@ -107,7 +113,7 @@ def retry_dead(database: Database, *, destination: str | None, now: datetime) ->
         dead = sa.and_(dead, outbox.c.destination == destination)
     with database.transaction() as connection:
         touched = connection.execute(sa.select(outbox.c.revision_id).where(dead).distinct()).scalars().all()
-        values = {"state": OutboxState.PENDING.value, "attempts": 0, "not_before": now}
+        values = {"state": OutboxState.PENDING.value, "attempts": 0, "commitment_asks": 0, "not_before": now}
         count = connection.execute(outbox.update().where(dead).values(**values)).rowcount
         connection.execute(
             revision.update()
@@ -150,8 +156,9 @@ def dead_letters(database: Database) -> int:
 
 
 def destinations_in_use(database: Database) -> Sequence[str]:
-    """Names of destinations that unsent rows wait for; one that left the configuration shows up here."""
+    """Names of destinations that unsent or uncommitted rows wait for; one that left the configuration shows up here."""
     states = (OutboxState.PENDING.value, OutboxState.SENDING.value, OutboxState.DEAD.value)
-    query = sa.select(outbox.c.destination).where(outbox.c.state.in_(states)).distinct()
+    waits = sa.or_(outbox.c.state.in_(states), outbox.c.commitment_due.is_not(None))
+    query = sa.select(outbox.c.destination).where(waits).distinct()
     with database.reading() as connection:
         return sorted(connection.execute(query).scalars())

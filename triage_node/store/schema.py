@@ -138,8 +138,27 @@ outbox = sa.Table(
     sa.Column("status", sa.Integer),  # DIMSE status of the last try
     sa.Column("error", sa.String(400)),
     sa.Column("sent_at", Moment),
+    sa.Column("commitment", sa.String(64)),  # the transaction that asks for it now
+    sa.Column("commitment_due", Moment),  # ask (again) from then on; null where SENT is the end
+    sa.Column("commitment_asks", sa.Integer, nullable=False, default=0, server_default="0"),
     sa.UniqueConstraint("sop_uid", "destination"),
     sa.Index("outbox_due", "destination", "state", "not_before"),
+    sa.Index(
+        "outbox_uncommitted",
+        "destination",
+        "commitment_due",
+        sqlite_where=sa.text("commitment_due IS NOT NULL"),
+        postgresql_where=sa.text("commitment_due IS NOT NULL"),
+    ),
+)
+
+commitment = sa.Table(
+    "commitment",
+    metadata,
+    sa.Column("transaction_uid", sa.String(64), primary_key=True),
+    sa.Column("destination", sa.String(32), nullable=False),
+    sa.Column("requested_at", Moment, nullable=False),
+    sa.Column("answered_at", Moment),
 )
 
 quarantined = sa.Table(

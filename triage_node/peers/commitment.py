@@ -1,0 +1,104 @@
+"""Storage Commitment Push Model as a user (PS3.4 J): ask a peer whether it keeps what it was sent."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from pydicom.dataset import Dataset
+from pynetdicom import evt
+
+from triage_node import log
+from triage_node.domain import CommitmentReport
+from triage_node.errors import DeliveryError
+from triage_node.peers.association import UNCOMPRESSED, Peer, associate, lost, release
+
+STORAGE_COMMITMENT: Final = "1.2.840.10008.1.20.1"
+_WELL_KNOWN_INSTANCE: Final = "1.2.840.10008.1.20.1.1"  # PS3.4 J.3.5
+_REQUEST: Final = 1  # action type, PS3.4 J.3.2
+_SOME_FAILED: Final = 2  # event type, PS3.4 J.3.3
+_POLL_S: Final = 0.05
+
+# Statuses of an N-EVENT-REPORT, PS3.7 10.1.1.1.8
+NOTED: Final = 0x0000
+NOT_NOTED: Final = 0x0110  # processing failure: the peer may report again
+UNKNOWN_TRANSACTION: Final = 0x0115  # invalid argument value
+
+
+def request_commitment(
+    peer: Peer,
+    *,
+    calling_ae: str,
+    transaction_uid: str,
+    references: Sequence[tuple[str, str]],
+    timeout_s: float,
+    on_report: Callable[[CommitmentReport], bool],
+    answered: Callable[[], bool],
+    hold_s: float,
+) -> None:
+    """Ask `peer` to commit to `references`, (SOP Class UID, SOP Instance UID) of what it was sent.
+
+    The report comes over this association, to `on_report` in another thread, or over one that the peer opens; so this
+    one is held until `answered()`, at most `hold_s`. Raises DeliveryError where the peer did not take the request.
+    """
+    association = associate(
+        peer,
+        calling_ae,
+        [(STORAGE_COMMITMENT, syntax) for syntax in UNCOMPRESSED],
+        timeout_s,
+        handlers=[(evt.EVT_N_EVENT_REPORT, lambda event: (status_of_report(event, on_report), None))],
+    )
+    try:
+        if not association.is_established:
+            raise DeliveryError(
+                f"{peer} does not accept storage commitment; should it not have it, say commitment = false",
+                retryable=False,
+            )
+        answer, _ = association.send_n_action(
+            _request(transaction_uid, references), _REQUEST, STORAGE_COMMITMENT, _WELL_KNOWN_INSTANCE
+        )
+        status = answer.get("Status")
+        if status is None:
+            association.kill()
+            raise lost(peer, timeout_s)
+        if status != 0x0000:
+            raise DeliveryError(f"{peer} answered 0x{status:04X} to a storage commitment request", retryable=True)
+        deadline = time.monotonic() + hold_s
+        while association.is_established and time.monotonic() < deadline and not answered():
+            time.sleep(_POLL_S)
+    except RuntimeError as error:  # the association ended while we looked
+        raise lost(peer, timeout_s) from error
+    finally:
+        release(association)
+
+
+def status_of_report(event: evt.Event, on_report: Callable[[CommitmentReport], bool]) -> int:
+    """The status to answer to an N-EVENT-REPORT. `on_report` says whether it knows the transaction."""
+    try:
+        report = _report(event.event_type, event.event_information)
+        return NOTED if on_report(report) else UNKNOWN_TRANSACTION
+    except Exception as error:  # noqa: BLE001 - a DIMSE status must be answered; messages may hold values
+        log.event("a storage commitment report could not be noted", error=type(error).__name__)
+        return NOT_NOTED
+
+
+def _request(transaction_uid: str, references: Sequence[tuple[str, str]]) -> Dataset:
+    request = Dataset()
+    request.TransactionUID = transaction_uid
+    request.ReferencedSOPSequence = []
+    for sop_class_uid, sop_uid in references:
+        item = Dataset()
+        item.ReferencedSOPClassUID = sop_class_uid
+        item.ReferencedSOPInstanceUID = sop_uid
+        request.ReferencedSOPSequence.append(item)
+    return request
+
+
+def _report(event_type: int | None, information: Dataset) -> CommitmentReport:
+    failed = information.get("FailedSOPSequence") or [] if event_type == _SOME_FAILED else []
+    reasons = {str(item.ReferencedSOPInstanceUID): int(item.FailureReason) for item in failed}
+    named = {str(item.ReferencedSOPInstanceUID) for item in information.get("ReferencedSOPSequence") or []}
+    return CommitmentReport(
+        transaction_uid=str(information.TransactionUID), committed=frozenset(named - reasons.keys()), failed=reasons
+    )

@@ -1,0 +1,56 @@
+"""Asking a peer how many images a series has: C-FIND, Study Root, SERIES level (PS3.4 C.6.2)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pydicom.dataset import Dataset
+
+from triage_node.errors import DeliveryError
+from triage_node.peers.association import UNCOMPRESSED, Peer, associate, lost, release
+
+STUDY_ROOT_FIND: Final = "1.2.840.10008.5.1.4.1.2.2.1"
+_PENDING: Final = (0xFF00, 0xFF01)
+
+
+def count_instances(peer: Peer, *, calling_ae: str, study_uid: str, series_uid: str, timeout_s: float) -> int | None:
+    """NumberOfSeriesRelatedInstances of a series, as `peer` knows it.
+
+    None where it does not know the series or does not say: the attribute is optional (PS3.4 C.6.2.1.3). Raises
+    DeliveryError where it cannot be asked.
+    """
+    association = associate(peer, calling_ae, [(STUDY_ROOT_FIND, syntax) for syntax in UNCOMPRESSED], timeout_s)
+    try:
+        if not association.is_established:
+            raise DeliveryError(f"{peer} does not accept C-FIND (Study Root)", retryable=False)
+        counts = []
+        for status, identifier in association.send_c_find(_query(study_uid, series_uid), STUDY_ROOT_FIND):
+            code = status.get("Status")
+            if code is None:
+                association.kill()
+                raise lost(peer, timeout_s)
+            if code in _PENDING:
+                counts.append(_count(identifier))
+            elif code != 0x0000:
+                raise DeliveryError(f"{peer} answered 0x{code:04X} to C-FIND", retryable=True, status=code)
+    except RuntimeError as error:  # the association ended while we looked
+        raise lost(peer, timeout_s) from error
+    finally:
+        release(association)
+    return max((count for count in counts if count is not None), default=None)
+
+
+def _query(study_uid: str, series_uid: str) -> Dataset:
+    query = Dataset()
+    query.QueryRetrieveLevel = "SERIES"
+    query.StudyInstanceUID = study_uid
+    query.SeriesInstanceUID = series_uid
+    query.NumberOfSeriesRelatedInstances = None
+    return query
+
+
+def _count(identifier: Dataset | None) -> int | None:
+    try:
+        return int(identifier.NumberOfSeriesRelatedInstances) if identifier is not None else None
+    except (AttributeError, TypeError, ValueError):
+        return None
