@@ -27,6 +27,11 @@ class Orthanc:
         with urllib.request.urlopen(self._base + path, timeout=10) as answer:
             return json.load(answer)
 
+    def delete(self, path: str) -> None:
+        """Delete something."""
+        request = urllib.request.Request(self._base + path, method="DELETE")
+        urllib.request.urlopen(request, timeout=10).close()
+
     def instances(self) -> list[dict[str, Any]]:
         """Simplified tags of every instance it holds."""
         return [self.get(f"/instances/{one}/simplified-tags") for one in self.get("/instances")]
@@ -51,8 +56,8 @@ class Orthanc:
 
 
 @contextmanager
-def running_orthanc(folder: Path) -> Iterator[Orthanc]:
-    """An empty Orthanc, AE title ORTHANC."""
+def running_orthanc(folder: Path, modalities: dict[str, list[Any]] | None = None) -> Iterator[Orthanc]:
+    """An empty Orthanc, AE title ORTHANC. `modalities` are those that it knows: {name: [AE title, host, port]}."""
     folder.mkdir(parents=True, exist_ok=True)
     dicom_port, http_port = free_port(), free_port()
     settings = {
@@ -63,6 +68,7 @@ def running_orthanc(folder: Path) -> Iterator[Orthanc]:
         "HttpPort": http_port,
         "RemoteAccessAllowed": False,
         "DicomCheckCalledAet": True,
+        "DicomModalities": modalities or {},
         "Plugins": [],
     }
     config = folder / "orthanc.json"

@@ -9,11 +9,11 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Final, cast
 
 from pydicom import dcmread
@@ -117,13 +117,14 @@ class DemoPacs:
         statuses: Sequence[int] = (),
         accept_classes: Collection[str] | None = None,
         accept_syntaxes: Sequence[str] = _TRANSFER_SYNTAXES,
+        syntaxes_of: Mapping[str, Sequence[str]] = MappingProxyType({}),
         delay_s: float = 0.0,
         commitment: Commitment | None = None,
     ) -> None:
         """For tests: the first stores are answered with `statuses` (and kept only where that is no failure), SOP
-        classes and transfer syntaxes beyond `accept_classes` and `accept_syntaxes` are refused, each store takes
-        `delay_s`, and with `commitment` it is a storage commitment SCP. `port` is the bound port once it has
-        started."""
+        classes and transfer syntaxes beyond `accept_classes` and `accept_syntaxes` (of one class: `syntaxes_of`) are
+        refused, each store takes `delay_s`, and with `commitment` it is a storage commitment SCP. `port` is the bound
+        port once it has started."""
         self.ae_title = ae_title
         self.port = port
         self._host = host
@@ -131,6 +132,7 @@ class DemoPacs:
         self._statuses = list(statuses)
         self._accept_classes = accept_classes
         self._accept_syntaxes = list(accept_syntaxes)
+        self._syntaxes_of = syntaxes_of
         self._delay_s = delay_s
         self._commitment = commitment
         self._objects: dict[str, StoredObject] = {}
@@ -189,7 +191,7 @@ class DemoPacs:
         for context in AllStoragePresentationContexts:
             sop_class = str(context.abstract_syntax)
             if self._accept_classes is None or sop_class in self._accept_classes:
-                ae.add_supported_context(sop_class, self._accept_syntaxes)
+                ae.add_supported_context(sop_class, list(self._syntaxes_of.get(sop_class, self._accept_syntaxes)))
         if self._commitment:
             ae.add_supported_context(_COMMITMENT)
         return ae

@@ -267,6 +267,25 @@ def test_a_check_that_fails_rejects() -> None:
         listener.stop()
 
 
+# ---------------------------------------------------------------- private SOP classes
+
+PRIVATE = "1.3.12.2.1107.5.9.1"
+
+
+def test_a_private_class_is_taken_from_the_source_that_lists_it_and_from_no_other(
+    start: Callable[..., Node_], tmp_path: Path
+) -> None:
+    lists = Source(ae_title="CT1", hosts=["127.0.0.1"], accept_classes=[PRIVATE])
+    node = start(replace(config(), sources=(lists, Source(ae_title="CT2", hosts=["127.0.0.1"]))))
+    ct, private = write_ct(tmp_path / "ct.dcm"), write_ct(tmp_path / "private.dcm", sop_class_uid=PRIVATE)
+    assert [result.error for result in node.store(private, ct)] == [None, None]
+    refused, stored = node.store(private, ct, calling_ae="CT2")
+    assert stored.error is None
+    assert refused.error is not None
+    assert f"does not accept {PRIVATE}" in str(refused.error)
+    assert [received.sop_class_uid for received, _ in node.received] == [PRIVATE, CTImageStorage, CTImageStorage]
+
+
 # ---------------------------------------------------------------- answers
 
 

@@ -20,6 +20,8 @@ def because(
     released: float | None = 3.0,
     last: float = 2.0,
     now: float = 3.1,
+    expected: int | None = None,
+    awaited: bool = False,
 ) -> str | None:
     arrivals = Arrivals(
         images=len(positions),
@@ -28,6 +30,8 @@ def because(
         released_at=None if released is None else START + timedelta(seconds=released),
         positions_mm=positions,
         multi_frame=multi_frame,
+        expected=expected,
+        awaited=awaited,
     )
     return complete_because(arrivals, now=START + timedelta(seconds=now), quiet_s=10, cap_s=120)
 
@@ -60,6 +64,29 @@ def test_the_quiet_period_ends_any_series() -> None:
 
 def test_the_cap_ends_a_series_that_never_rests() -> None:
     assert because(positions=[], released=None, last=119.0, now=120.0) == "still growing after 120 s"
+
+
+def test_as_many_as_the_source_says_is_complete_whatever_the_positions() -> None:
+    assert because(positions=[0.0, 40.0, 41.0], released=None, expected=3) == "the source says 3 images"
+
+
+def test_fewer_than_the_source_says_is_not_complete_though_contiguous() -> None:
+    assert because(expected=31) is None
+
+
+def test_a_source_that_is_being_asked_is_waited_for_and_the_quiet_period_ends_that() -> None:
+    assert because(awaited=True) is None
+    assert because(awaited=True, now=12.0) == "no image for 10 s"
+
+
+def test_what_never_came_is_named_when_the_quiet_period_or_the_cap_ends_the_series() -> None:
+    assert because(expected=33, now=12.0) == "no image for 10 s, but the source has 3 more"
+    assert because(expected=33, last=119.0, now=120.0) == "still growing after 120 s, but the source has 3 more"
+
+
+def test_a_count_that_was_overtaken_says_nothing() -> None:
+    assert because(expected=29) == "association released, contiguous over a head"
+    assert because(positions=HEAD[:10], expected=9) is None
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,13 @@ def test_every_shipped_example_loads(name: str) -> None:
         ),
         ('[source]\nae_title = "A"\n', 1, "double brackets"),
         ('[[node]]\nae_title = "A"\n', 1, "single brackets"),
+        ('[[source]]\nae_title = "A"\nhosts = ["10.0.0.1"]\nfind = "10.0.0.1"\n', 4, 'must be "host:port"'),
+        ('[[source]]\nae_title = "A"\nhosts = ["10.0.0.1"]\naccept_classes = ["1.02"]\n', 4, '"1.02" is no UID'),
+        (
+            '[[destination]]\nname = "p"\nae_title = "P"\nhost = "h"\nport = 1\ncommitment = "yes"\n',
+            6,
+            "must be true or false",
+        ),
         ("[series]\nquiet = 3\n", 2, '[series] knows no "quiet"'),
         ('[[rule]]\npriority = "URGENT"\n', 2, "must be one of STAT, HIGH, ROUTINE"),
         ('[node\nae_title = "A"\n', None, "line 1"),
@@ -86,6 +93,19 @@ def test_two_destinations_of_one_name_are_refused(tmp_path: Path) -> None:
     one = '[[destination]]\nname = "pacs"\nae_title = "P"\nhost = "h"\nport = 104\n'
     with pytest.raises(ConfigError, match="two destinations"):
         load(tmp_path, one + one)
+
+
+@pytest.mark.parametrize(
+    ("find", "peer"),
+    [
+        ("", None),
+        ("pacs.local:104", ("CT1", "pacs.local", 104)),
+        ("QR SCP@10.0.0.1:11112", ("QR SCP", "10.0.0.1", 11112)),
+        ("QR@[fd00::1]:104", ("QR", "fd00::1", 104)),
+    ],
+)
+def test_a_source_says_where_it_answers_c_find(find: str, peer: tuple[str, str, int] | None) -> None:
+    assert config.Source(ae_title="CT1", hosts=["10.0.0.1"], find=find).find_peer == peer
 
 
 def test_rules_keep_their_order(tmp_path: Path) -> None:

@@ -5,20 +5,30 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config as AlembicConfig
+from alembic.operations import Operations
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
 from tests.arrivals import Clock
 from triage_node.domain import (
+    OUTBOX_TRANSITIONS,
     TRANSITIONS,
+    CommitmentReport,
     Instance,
     InstanceOutcome,
     ObjectKind,
+    OutboxState,
     Outcome,
     Priority,
     ResultObject,
@@ -26,7 +36,7 @@ from triage_node.domain import (
     require_transition,
 )
 from triage_node.errors import LeaseLost, StateError
-from triage_node.store import board, claims, ledger, outbox
+from triage_node.store import board, claims, commitments, ledger, outbox, schema
 from triage_node.store.database import Database, open_database
 from triage_node.store.publication import Publication, Report, publish
 from triage_node.store.schema import metadata, revision
@@ -148,6 +158,60 @@ def test_the_migrations_give_the_schema_of_the_code(database: Database) -> None:
     for name, table in metadata.tables.items():
         assert {column["name"] for column in inspector.get_columns(name)} == {column.name for column in table.columns}
         assert {index["name"] for index in inspector.get_indexes(name)} == {index.name for index in table.indexes}
+
+
+def migrate_to(database: Database, version: str) -> None:
+    settings = AlembicConfig()
+    settings.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
+    with database.engine.begin() as connection:
+        settings.attributes["connection"] = connection
+        command.upgrade(settings, version)
+
+
+def test_a_database_of_the_first_schema_keeps_its_rows_and_gets_the_schema_of_the_code(
+    tmp_path: Path, clock: Clock
+) -> None:
+    url = f"sqlite:///{tmp_path / 'old.sqlite3'}"
+    old = Database(url)
+    migrate_to(old, "0001")
+    moment = clock().timestamp()
+    with old.transaction() as connection:
+        for statement in FIRST_SCHEMA_ROWS:
+            connection.execute(sa.text(statement), {"moment": moment})
+    old.close()
+    database = open_database(url)
+    with database.reading() as connection:
+        assert compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), metadata) == []
+        row = connection.execute(sa.select(schema.outbox)).one()
+        assert (row.state, row.commitment_due, row.commitment_asks) == ("SENT", None, 0)
+    assert not commitments.has_due(database, "pacs", now=clock())
+    assert states(database) == [(1, "DELIVERED")]
+    database.close()
+
+
+@pytest.mark.parametrize("dialect", ["postgresql", "sqlite"])
+def test_the_migrations_are_sql_of_either_database(dialect: str) -> None:
+    said = StringIO()
+    context = MigrationContext.configure(
+        dialect_name=dialect, opts={"as_sql": True, "output_buffer": said, "target_metadata": None}
+    )
+    settings = AlembicConfig()
+    settings.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
+    with Operations.context(context):
+        for script in reversed(list(ScriptDirectory.from_config(settings).walk_revisions())):
+            script.module.upgrade()
+    assert "ALTER TABLE outbox ADD COLUMN commitment_due" in said.getvalue()
+    assert "WHERE commitment_due IS NOT NULL" in said.getvalue()
+
+
+FIRST_SCHEMA_ROWS = [
+    "INSERT INTO series VALUES ('1.2', '1', 'CT1', 'a', 1, :moment, :moment, NULL)",
+    "INSERT INTO revision (id, series_uid, revision, state, attempts, outcome) "
+    "VALUES (1, '1.2', 1, 'DELIVERED', 1, 'ANALYZED')",
+    "INSERT INTO result VALUES ('2.25.1', 1, '1', 'SR', '1.3', '1.4', '2.25.2', 'results/a.dcm', 'ab')",
+    "INSERT INTO outbox (id, sop_uid, destination, revision_id, state, urgency, attempts, not_before, sent_at) "
+    "VALUES (1, '2.25.1', 'pacs', 1, 'SENT', 0, 1, :moment, :moment)",
+]
 
 
 def test_four_processes_may_migrate_at_once(tmp_path: Path) -> None:
@@ -392,6 +456,60 @@ def test_stat_goes_before_routine(database: Database, clock: Clock) -> None:
         urgent = Report(**{**vars(made), "priority": priority})
         assert publish(database, claim(database, clock), urgent, now=clock()) is Publication.PUBLISHED
     assert sent_uids(database, clock) == ["2.25.2", "2.25.3", "2.25.1", "2.25.0"]
+
+
+def note(database: Database, clock: Clock, parcel: outbox.Parcel, *, kept: bool) -> None:
+    report = CommitmentReport(
+        transaction_uid="2.25.7",
+        committed=frozenset({parcel.sop_uid} if kept else ()),
+        failed={} if kept else {parcel.sop_uid: 0x0110},
+    )
+    commitments.note_report(
+        database, report, destinations=["pacs"], now=clock(), attempts=9, send_again_at=lambda _: clock()
+    )
+
+
+def supersede(database: Database, clock: Clock) -> None:
+    arrive(database, clock, next(NUMBERS))
+    make_ready(database, clock)
+    made = report(f"9{next(NUMBERS)}", clock=clock, to="other")
+    assert claims.publish(database, claim(database, clock), made, now=clock())
+
+
+NUMBERS = itertools.count(100)
+OPERATIONS: dict[str, Callable[[Database, Clock, outbox.Parcel], object]] = {
+    "claim": lambda db, clock, _: outbox.claim_parcels(db, "pacs", now=clock(), lease_s=60),
+    "sent": lambda db, clock, parcel: outbox.mark_sent(db, parcel, status=0, now=clock()),
+    "failed": lambda db, clock, parcel: outbox.mark_failed(db, parcel, status=0, error="", not_before=clock()),
+    "dead": lambda db, clock, parcel: outbox.mark_dead(db, parcel, status=0, error=""),
+    "retry": lambda db, clock, _: outbox.retry_dead(db, destination=None, now=clock()),
+    "kept": lambda db, clock, parcel: note(db, clock, parcel, kept=True),
+    "not kept": lambda db, clock, parcel: note(db, clock, parcel, kept=False),
+    "given up": lambda db, clock, _: commitments.give_up(db, "pacs", now=clock(), attempts=1),
+    "forgone": lambda db, clock, _: commitments.forgo(db, "pacs", now=clock()),
+    "superseded": lambda db, clock, _: supersede(db, clock),
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_no_operation_takes_an_outbox_row_where_it_may_not_go(database: Database, clock: Clock, operation: str) -> None:
+    parcel = published(database, clock)
+    with database.transaction() as connection:
+        values = {"transaction_uid": "2.25.7", "destination": "pacs", "requested_at": clock()}
+        connection.execute(schema.commitment.insert().values(**values))
+    row = schema.outbox.c.id == parcel.id
+    moved = set()
+    for old in OutboxState:
+        with database.transaction() as connection:
+            values = {"state": old.value, "token": parcel.token, "lease_until": clock() - timedelta(seconds=1)}
+            asked = {"commitment": "2.25.7", "commitment_due": clock(), "commitment_asks": 1}
+            connection.execute(schema.outbox.update().where(row).values(**values, **asked))
+        OPERATIONS[operation](database, clock, parcel)
+        with database.reading() as connection:
+            new = OutboxState(connection.execute(sa.select(schema.outbox.c.state).where(row)).scalar_one())
+        assert new == old or new in OUTBOX_TRANSITIONS[old], (old, new)
+        moved |= {(old, new)} if new != old else set()
+    assert moved or operation == "forgone"
 
 
 # ---------------------------------------------------------------- roles and leases

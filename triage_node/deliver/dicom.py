@@ -16,12 +16,13 @@ HOLD_S: Final = 5.0
 class DicomDestination:
     """One [[destination]] of kind "dicom"."""
 
-    def __init__(self, destination: Destination, *, calling_ae: str, timeout_s: float) -> None:
+    def __init__(self, destination: Destination, *, calling_ae: str, timeout_s: float, hold_s: float = HOLD_S) -> None:
         self.name = destination.name
         self.commitment = destination.commitment
         self._peer = Peer(ae_title=destination.ae_title, host=destination.host, port=destination.port)
         self._calling_ae = calling_ae
         self._timeout_s = timeout_s
+        self._hold_s = hold_s
 
     def send(self, objects: Sequence[OutgoingObject], on_result: Callable[[StoreResult], None]) -> None:
         """Send objects as they are; `on_result` is called exactly once for each. Raises nothing for a failed send."""
@@ -50,5 +51,5 @@ class DicomDestination:
             timeout_s=self._timeout_s,
             on_report=on_report,
             answered=answered,
-            hold_s=HOLD_S,
+            hold_s=self._hold_s,
         )
