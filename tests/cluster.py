@@ -46,10 +46,11 @@ def send(node: Node, folder: Path) -> set[str]:
 class Cluster:
     """The four roles as processes of their own, and a PACS."""
 
-    def __init__(self, folder: Path, pacs: DemoPacs) -> None:
+    def __init__(self, folder: Path, pacs: DemoPacs, *, commitment: bool = False) -> None:
         self.folder = folder
         self.pacs = pacs
-        self.node = Node(folder / "node", destinations={"PACS": pacs.port}, notice_after_s=600)
+        self.node = Node(folder / "node", destinations={"PACS": pacs.port}, notice_after_s=600, commitment=commitment)
+        self.settled = {"CONFIRMED" if commitment else "SENT", "CANCELLED"}
         self.roles = {role: self.node.start(role) for role in ("listen", "work", "deliver")}
 
     def replace(self, role: str, *command: str) -> subprocess.Popen[bytes]:
@@ -77,7 +78,7 @@ def require_all_is_well(cluster: Cluster, series_uid: str, folder: Path, acknowl
     node = cluster.node
     node.wait_for(lambda: board.result_of(node.database, series_uid) is not None, what="a result")
     node.wait_for(lambda: not OPEN & node.status()["series"].keys(), what="the last revision")
-    node.wait_for(lambda: set(node.status()["outbox"]["pacs"]) <= {"SENT", "CANCELLED"}, what="delivery")
+    node.wait_for(lambda: set(node.status()["outbox"]["pacs"]) <= cluster.settled, what="delivery")
     require_kept(node, folder, acknowledged)
     result = board.result_of(node.database, series_uid)
     assert result is not None

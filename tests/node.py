@@ -39,6 +39,7 @@ attempts = {attempts}
 [delivery]
 backoff_s = 0.2
 lease_s = 3
+commitment_timeout_s = 3
 
 [web]
 port = 0
@@ -55,6 +56,7 @@ name = "{name}"
 ae_title = "{ae_title}"
 host = "127.0.0.1"
 port = {port}
+commitment = {commitment}
 """
 
 
@@ -69,13 +71,16 @@ class Node:
         settle_s: float = 0.5,
         notice_after_s: float = 0,
         attempts: int = 3,
+        commitment: bool = False,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.config_path = folder / "triage-node.toml"
         text = SETTINGS.format(settle_s=settle_s, notice_after_s=notice_after_s, attempts=attempts)
         for ae_title, port in destinations.items():
-            text += DESTINATION.format(name=ae_title.lower(), ae_title=ae_title, port=port)
+            text += DESTINATION.format(
+                name=ae_title.lower(), ae_title=ae_title, port=port, commitment=str(commitment).lower()
+            )
         self.config_path.write_text(text)
         self.config = configuration.load(self.config_path)
         self.database = open_database(self.config.database_url)
