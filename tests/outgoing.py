@@ -103,7 +103,7 @@ class Sender:
             deliveries=[(made.sop_uid, "pacs") for made, _ in objects],
             not_before=self.clock(),
         )
-        assert claims.publish(database, held, report, now=self.clock())
+        assert claims.publish(database, held, report, now=self.clock()) is claims.Publication.PUBLISHED
         return [made.sop_uid for made, _ in objects]
 
     def deliver(self) -> int:

@@ -184,7 +184,7 @@ def _accepted(association: Association) -> set[Pair]:
 # ---------------------------------------------------------------- statuses
 
 # (first, last, retryable, meaning), PS3.4 B.2.3 and PS3.7 annex C. The first range that fits counts.
-_FAILURES: Final = (
+STORE_FAILURES: Final = (
     (0x0110, 0x0110, True, "processing failure"),
     (0x0117, 0x0117, False, "invalid SOP instance"),
     (0x0122, 0x0122, False, "SOP class not supported"),
@@ -202,5 +202,5 @@ def raise_for_status(status: int, peer: Peer) -> None:
     """Raise DeliveryError unless a C-STORE status says that the peer has the object (success, warning, duplicate)."""
     if status in (0x0000, _DUPLICATE_SOP_INSTANCE) or 0xB000 <= status <= 0xBFFF:
         return
-    retryable, meaning = next((r, m) for first, last, r, m in _FAILURES if first <= status <= last)
+    retryable, meaning = next((r, m) for first, last, r, m in STORE_FAILURES if first <= status <= last)
     raise DeliveryError(f"{peer} answered 0x{status:04X}: {meaning}", retryable=retryable, status=status)
