@@ -49,7 +49,7 @@ class Sender:
             name="pacs", ae_title=ae_title, host="127.0.0.1", port=port, commitment=commitment
         )
         self.config = config.Config(
-            node=config.Node(host="127.0.0.1", port=listen_on),
+            node=config.Node(host="127.0.0.1", port=listen_on, data_dir=folder / "spool"),
             delivery=config.Delivery(**{"backoff_s": 4.0, "timeout_s": 10.0, **delivery}),  # type: ignore[arg-type]
             destinations=(self.table,),
         )

@@ -139,7 +139,7 @@ class Source:
 
     @property
     def find_peer(self) -> tuple[str, str, int] | None:
-        """AE title, host and port of its C-FIND SCP."""
+        """AE title, host and port of its C-FIND SCP; None where it is not asked."""
         found = _FIND.fullmatch(self.find)
         if found is None:
             return None
@@ -300,12 +300,7 @@ class Config:
 
     def quiet_s(self, calling_ae: str) -> float:
         """Quiet period of a source, by its calling AE title."""
-        source = self.source(calling_ae)
-        return source.quiet_s if source else 10.0
-
-    def source(self, calling_ae: str) -> Source | None:
-        """The source of this calling AE title."""
-        return next((s for s in self.sources if s.ae_title == calling_ae), None)
+        return next((s.quiet_s for s in self.sources if s.ae_title == calling_ae), 10.0)
 
 
 TABLES: Final[Mapping[str, type]] = {

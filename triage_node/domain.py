@@ -189,23 +189,23 @@ STORE_STATUS_TEXT: Final[Mapping[StoreStatus, tuple[str, str, str]]] = {
     StoreStatus.OUT_OF_RESOURCES: (
         "Refused: Out of Resources",
         "PS3.4 B.2.3",
-        "Nothing was kept: the disk is below node.min_free_mb, or disk or database took nothing. Send again later.",
+        "Not taken: the disk is below node.min_free_mb, or disk or database took nothing. Send again later.",
     ),
     StoreStatus.DATASET_DOES_NOT_MATCH: (
         "Error: Data Set does not match SOP Class",
         "PS3.4 B.2.3",
-        "Nothing was kept: SOP Class or SOP Instance UID of the data set are not those of the command.",
+        "Not taken: SOP Class or SOP Instance UID of the data set are not those of the command.",
     ),
     StoreStatus.CANNOT_UNDERSTAND: (
         "Error: Cannot understand",
         "PS3.4 B.2.3",
-        "Nothing was kept: the data set cannot be parsed, or has no Study, Series or SOP Instance UID of at most 64 "
+        "Not taken: the data set cannot be parsed, or has no Study, Series or SOP Instance UID of at most 64 "
         "characters.",
     ),
     StoreStatus.HANDLER_FAILED: (
         "Error: Cannot understand",
         "PS3.4 B.2.3",
-        "Nothing was kept: an unforeseen fault, named in the log. Send again later.",
+        "Not taken: an unforeseen fault, named in the log. Send again later.",
     ),
 }
 

@@ -37,6 +37,15 @@ def check(config: Config, *, load_model: Callable[[], str], now: datetime) -> It
     for destination in config.destinations:
         peer = peers.Peer(ae_title=destination.ae_title, host=destination.host, port=destination.port)
         yield _finding(f"destination {destination.name}", partial(_try_echo, peer, config.node.ae_title))
+        if destination.commitment:
+            service = partial(_try_service, peer, peers.STORAGE_COMMITMENT, config.node.ae_title)
+            yield _finding(f"commitment of {destination.name}", service)
+    for source in config.sources:
+        if source.find_peer:
+            ae_title, host, port = source.find_peer
+            peer = peers.Peer(ae_title=ae_title, host=host, port=port)
+            service = partial(_try_service, peer, peers.STUDY_ROOT_FIND, config.node.ae_title)
+            yield _finding(f"find of {source.ae_title}", service)
 
 
 def _finding(what: str, attempt: Callable[[], str]) -> Finding:
@@ -102,3 +111,8 @@ def _try_outbox(config: Config) -> str:
 def _try_echo(peer: peers.Peer, calling_ae: str) -> str:
     peers.echo(peer, calling_ae=calling_ae, timeout_s=10.0)
     return f"{peer.ae_title} answers C-ECHO at {peer.host}:{peer.port}"
+
+
+def _try_service(peer: peers.Peer, sop_class_uid: str, calling_ae: str) -> str:
+    peers.require_accepted(peer, sop_class_uid, calling_ae=calling_ae, timeout_s=10.0)
+    return f"{peer.ae_title} offers it at {peer.host}:{peer.port}"

@@ -82,6 +82,8 @@ class Commitment:
     """FailureReasons of the objects that are asked for first."""
     requests: list[str] = field(default_factory=list)
     """Transaction UIDs that were answered."""
+    answers: list[int] = field(default_factory=list)
+    """Statuses that the reports were answered with."""
 
     def report_on(self, request: Dataset, held: Collection[str]) -> Dataset | None:
         """The event information of the report, None where there is to be none."""
@@ -219,8 +221,10 @@ class DemoPacs:
         return 0x0000, None
 
     def _report_here(self, association: Association, report: Dataset, event_type: int) -> None:
+        assert self._commitment is not None
         time.sleep(_POLL_S)  # the answer to the request goes first
-        association.send_n_event_report(report, event_type, _COMMITMENT, _COMMITMENT_INSTANCE)
+        answer, _ = association.send_n_event_report(report, event_type, _COMMITMENT, _COMMITMENT_INSTANCE)
+        self._commitment.answers.append(answer.get("Status", -1))
 
     def _report_over_new_association(self, _old: Association, report: Dataset, event_type: int) -> None:
         assert self._commitment is not None
@@ -230,7 +234,7 @@ class DemoPacs:
         ae.add_requested_context(_COMMITMENT)
         association = ae.associate(host, port, ae_title=ae_title, ext_neg=[build_role(_COMMITMENT, scp_role=True)])
         if association.is_established:
-            association.send_n_event_report(report, event_type, _COMMITMENT, _COMMITMENT_INSTANCE)
+            self._report_here(association, report, event_type)
             association.release()
 
     def _keep(self, event: evt.Event) -> None:

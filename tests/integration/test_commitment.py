@@ -14,11 +14,13 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage
 from pynetdicom import AE, build_role
+from pynetdicom.association import Association
 
 from tests.integration.tiny import write_ct
 from tests.orthanc import running_orthanc
 from tests.outgoing import Sender
 from tests.tools import free_port
+from triage_node import preflight
 from triage_node.domain import CommitmentReport
 from triage_node.errors import DeliveryError
 from triage_node.peers import STORAGE_COMMITMENT
@@ -41,11 +43,15 @@ def start(tmp_path: Path) -> Iterator[Callable[..., tuple[Sender, DemoPacs]]]:
         yield start
 
 
-def wait_for_states(sender: Sender, expected: dict[str, int]) -> None:
+def wait_until(true: Callable[[], bool]) -> None:
     deadline = time.monotonic() + WAIT_S
-    while sender.states() != expected and time.monotonic() < deadline:
+    while not true() and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert sender.states() == expected
+    assert true()
+
+
+def wait_for_states(sender: Sender, expected: dict[str, int]) -> None:
+    wait_until(lambda: sender.states() == expected)
 
 
 # ---------------------------------------------------------------- the report comes
@@ -67,6 +73,7 @@ def test_what_the_pacs_keeps_is_confirmed_and_only_then_delivered(
     wait_for_states(sender, {"CONFIRMED": 2})
     assert sender.revisions() == {"DELIVERED": 1}
     assert len(commitment.requests) == 1
+    wait_until(lambda: commitment.answers == [0x0000])
     assert not sender.ask(after_s=10_000)
 
 
@@ -287,12 +294,31 @@ def test_a_request_is_written_down_before_it_is_sent(start: Callable[..., tuple[
 # ---------------------------------------------------------------- who may report
 
 
-def associate_as_pacs(sender: Sender, *, calling_ae: str = "PACS") -> AE:
+def associate_as_pacs(sender: Sender, *, calling_ae: str = "PACS", takes_its_role: bool = True) -> Association:
     ae = AE(ae_title=calling_ae)
     ae.add_requested_context(STORAGE_COMMITMENT)
     ae.add_requested_context(CTImageStorage)
-    role = build_role(STORAGE_COMMITMENT, scp_role=True)
-    return ae.associate("127.0.0.1", sender.port, ae_title="TRIAGE", ext_neg=[role])
+    roles = [build_role(STORAGE_COMMITMENT, scp_role=True)] if takes_its_role else []
+    return ae.associate("127.0.0.1", sender.port, ae_title="TRIAGE", ext_neg=roles)
+
+
+def test_a_destination_that_forgets_role_selection_is_heard_all_the_same(
+    start: Callable[..., tuple[Sender, DemoPacs]],
+) -> None:
+    sender, _ = start(Commitment())
+    sender.publish(classes=[CTImageStorage])
+    sender.deliver()
+    request = request_of(sender)
+    report = Dataset()
+    report.TransactionUID = request.transaction_uid
+    report.ReferencedSOPSequence = [Dataset()]
+    report.ReferencedSOPSequence[0].ReferencedSOPClassUID = CTImageStorage
+    report.ReferencedSOPSequence[0].ReferencedSOPInstanceUID = request.references[0][1]
+    association = associate_as_pacs(sender, takes_its_role=False)
+    status, _ = association.send_n_event_report(report, 1, STORAGE_COMMITMENT, "1.2.840.10008.1.20.1.1")
+    association.release()
+    assert status.Status == 0x0000
+    assert sender.states() == {"CONFIRMED": 1}
 
 
 def test_a_destination_may_report_and_may_not_store(
@@ -335,6 +361,17 @@ def test_a_report_that_makes_no_sense_is_answered_so(
     events = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert any("storage commitment report" in event["event"] for event in events)
     assert "DOE" not in json.dumps(events)
+
+
+@pytest.mark.parametrize("has_it", [True, False])
+def test_the_preflight_tells_whether_the_destination_has_storage_commitment(
+    start: Callable[..., tuple[Sender, DemoPacs]], has_it: bool
+) -> None:
+    sender, _ = start(Commitment() if has_it else None)
+    findings = preflight.check(sender.config, load_model=lambda: "none", now=sender.clock())
+    [finding] = [finding for finding in findings if finding.what == "commitment of pacs"]
+    assert finding.ok == has_it
+    assert ("offers it" if has_it else "does not accept Storage Commitment Push Model") in finding.detail
 
 
 def test_a_peer_that_cannot_be_reached_says_so(start: Callable[..., tuple[Sender, DemoPacs]]) -> None:

@@ -1,13 +1,14 @@
 """SCU primitives: echo, store, storage commitment, find."""
 
-from triage_node.peers.association import Peer, echo
+from triage_node.peers.association import Peer, echo, require_accepted
 from triage_node.peers.commitment import STORAGE_COMMITMENT, request_commitment, status_of_report
-from triage_node.peers.find import count_instances
+from triage_node.peers.find import STUDY_ROOT_FIND, count_instances
 from triage_node.peers.folder import SendReport, send_folder
 from triage_node.peers.store import OutgoingObject, StoreResult, raise_for_status, store
 
 __all__ = [
     "STORAGE_COMMITMENT",
+    "STUDY_ROOT_FIND",
     "OutgoingObject",
     "Peer",
     "SendReport",
@@ -16,6 +17,7 @@ __all__ = [
     "echo",
     "raise_for_status",
     "request_commitment",
+    "require_accepted",
     "send_folder",
     "status_of_report",
     "store",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ssl import SSLContext
 from typing import Final, cast
 
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import A_ASSOCIATE
@@ -50,6 +50,16 @@ def echo(peer: Peer, *, calling_ae: str, timeout_s: float) -> None:
             raise lost(peer, timeout_s)
         if status != 0x0000:
             raise DeliveryError(f"{peer} answered 0x{status:04X} to C-ECHO", retryable=True, status=status)
+    finally:
+        release(association)
+
+
+def require_accepted(peer: Peer, sop_class_uid: str, *, calling_ae: str, timeout_s: float) -> None:
+    """Raises DeliveryError unless the peer accepts a presentation context of this SOP class; asks for nothing."""
+    association = associate(peer, calling_ae, [(sop_class_uid, syntax) for syntax in UNCOMPRESSED], timeout_s)
+    try:
+        if not association.is_established:
+            raise DeliveryError(f"{peer} does not accept {UID(sop_class_uid).name}", retryable=False)
     finally:
         release(association)
 

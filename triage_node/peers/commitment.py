@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -42,13 +43,14 @@ def request_commitment(
     The report comes over this association, to `on_report` in another thread, or over one that the peer opens; so this
     one is held until `answered()`, at most `hold_s`. Raises DeliveryError where the peer did not take the request.
     """
-    association = associate(
-        peer,
-        calling_ae,
-        [(STORAGE_COMMITMENT, syntax) for syntax in UNCOMPRESSED],
-        timeout_s,
-        handlers=[(evt.EVT_N_EVENT_REPORT, lambda event: (status_of_report(event, on_report), None))],
-    )
+    answering: list[threading.Thread] = []
+
+    def note(event: evt.Event) -> tuple[int, None]:
+        answering.append(threading.current_thread())  # pynetdicom answers each report in a thread of its own
+        return status_of_report(event, on_report), None
+
+    pairs = [(STORAGE_COMMITMENT, syntax) for syntax in UNCOMPRESSED]
+    association = associate(peer, calling_ae, pairs, timeout_s, handlers=[(evt.EVT_N_EVENT_REPORT, note)])
     try:
         if not association.is_established:
             raise DeliveryError(
@@ -67,6 +69,8 @@ def request_commitment(
         deadline = time.monotonic() + hold_s
         while association.is_established and time.monotonic() < deadline and not answered():
             time.sleep(_POLL_S)
+        for thread in answering:
+            thread.join(timeout_s)  # the answer goes out before the release
     except RuntimeError as error:  # the association ended while we looked
         raise lost(peer, timeout_s) from error
     finally:

@@ -60,11 +60,13 @@ class SourceCounts:
         self._answers: dict[str, _Answer] = {}
         self._asking: set[str] = set()
         self._failing: set[str] = set()
-        self._threads = {
-            source.ae_title: ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"find-{source.ae_title}")
+        self._peers = {
+            source.ae_title: Peer(ae_title=ae_title, host=host, port=port)
             for source in parts.config.sources
-            if source.find
+            for ae_title, host, port in [source.find_peer or ("", "", 0)]
+            if host
         }
+        self._threads = {name: ThreadPoolExecutor(1, thread_name_prefix=f"find-{name}") for name in self._peers}
 
     def __call__(self, waiting: Receiving) -> Count:
         """What its source says of a series; asks where that is due."""
@@ -118,12 +120,8 @@ class SourceCounts:
                 self._failing.discard(waiting.calling_ae)
 
     def _count(self, waiting: Receiving) -> int | None:
-        source = self._parts.config.source(waiting.calling_ae)
-        assert source is not None
-        assert source.find_peer is not None
-        ae_title, host, port = source.find_peer
         return count_instances(
-            Peer(ae_title=ae_title, host=host, port=port),
+            self._peers[waiting.calling_ae],
             calling_ae=self._parts.config.node.ae_title,
             study_uid=waiting.study_uid,
             series_uid=waiting.series_uid,

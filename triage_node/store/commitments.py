@@ -20,6 +20,8 @@ from triage_node.store.schema import Moment, commitment, outbox, result, revisio
 
 LIMIT: Final = 500
 """Objects of one request at most."""
+KEPT: Final = timedelta(days=30)
+"""How long a report of a transaction is still known as one of ours."""
 HOPELESS: Final = {
     0x0119: "class/instance conflict",
     0x0122: "SOP class not supported",
@@ -71,6 +73,7 @@ def open_request(
         rows = connection.execute(chosen.with_for_update(of=outbox)).all()
         if not rows:
             return None
+        connection.execute(commitment.delete().where(commitment.c.requested_at < now - KEPT))
         values = {"transaction_uid": transaction_uid, "destination": destination, "requested_at": now}
         connection.execute(commitment.insert().values(**values))
         connection.execute(
@@ -201,7 +204,7 @@ def _sent(connection: sa.Connection, sop_uid: str, destination: str) -> sa.RowMa
     query = sa.select(outbox.c.id, outbox.c.revision_id, outbox.c.commitment_asks, outbox.c.commitment).where(
         outbox.c.sop_uid == sop_uid, outbox.c.destination == destination, outbox.c.state == OutboxState.SENT.value
     )
-    return connection.execute(query).mappings().first()
+    return connection.execute(query.with_for_update()).mappings().first()
 
 
 def _fail(
