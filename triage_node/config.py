@@ -220,7 +220,7 @@ class Delivery:
         900.0, "s to wait for a storage commitment before it is asked for again", check=_at_least(1)
     )
     commitment_attempts: int = setting(
-        96, "storage commitment requests before a result goes to the dead letters", check=_at_least(1)
+        300, "storage commitment requests before a result goes to the dead letters", check=_at_least(1)
     )
 
     def backoff_after_s(self, attempts: int) -> float:

@@ -12,8 +12,9 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
+from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from pynetdicom.association import Association
 
 from tests.integration.tiny import encoded_dataset, write_ct
 from tests.tools import free_port, require_tool
+from triage_node.admit import Admission
 from triage_node.config import Config, Node, Source
 from triage_node.domain import ReceivedObject
 from triage_node.errors import ConfigError, DeliveryError, RejectedObject
@@ -43,6 +45,9 @@ from triage_node.receive import TRANSFER_SYNTAXES, Listener
 from triage_node.receive.callers import printable
 from triage_node.receive.hardening import GuardedConnection, HardenedServer, Limits
 from triage_node.receive.syntaxes import COMPRESSED
+from triage_node.spool import Spool
+from triage_node.store import board
+from triage_node.store.database import open_database
 
 WAIT_S = 20  # far more than anything here takes; a test that waits so long has failed
 
@@ -284,6 +289,18 @@ def test_a_private_class_is_taken_from_the_source_that_lists_it_and_from_no_othe
     assert refused.error is not None
     assert f"does not accept {PRIVATE}" in str(refused.error)
     assert [received.sop_class_uid for received, _ in node.received] == [PRIVATE, CTImageStorage, CTImageStorage]
+
+
+def test_a_private_object_is_kept_and_entered_as_ignored(start: Callable[..., Node_], tmp_path: Path) -> None:
+    with closing(open_database(f"sqlite:///{tmp_path / 'db.sqlite3'}")) as database:
+        spool = Spool(tmp_path / "spool")
+        with closing(Admission(spool=spool, database=database, clock=lambda: datetime.now(UTC))) as admission:
+            lists = Source(ae_title="CT1", hosts=["127.0.0.1"], accept_classes=[PRIVATE])
+            node = start(replace(config(), sources=(lists,)), admission.admit)
+            private = write_ct(tmp_path / "private.dcm", sop_class_uid=PRIVATE)
+            assert [result.status for result in node.store(private)] == [0x0000]
+            assert board.status(database, now=datetime.now(UTC))["objects"] == {"IGNORED": 1}
+            assert encoded_dataset(spool.object_path(private.sop_uid)) == encoded_dataset(private.path)
 
 
 # ---------------------------------------------------------------- answers
