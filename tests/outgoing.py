@@ -24,6 +24,7 @@ from triage_node.receive import Listener
 from triage_node.spool import Spool
 from triage_node.store import board, claims, ledger
 from triage_node.store.database import open_database
+from triage_node.store.publication import Publication, Report, publish
 from triage_node.store.schema import outbox
 
 SERIES = count(1)
@@ -93,7 +94,7 @@ class Sender:
         held = claims.claim(database, now=self.clock(), lease_s=60)
         assert held is not None
         objects = [self._object(sop_class, f"{number}-{index}") for index, sop_class in enumerate(classes)]
-        report = claims.Report(
+        report = Report(
             outcome=Outcome.ANALYZED,
             reason=None,
             detail="said",
@@ -103,7 +104,7 @@ class Sender:
             deliveries=[(made.sop_uid, "pacs") for made, _ in objects],
             not_before=self.clock(),
         )
-        assert claims.publish(database, held, report, now=self.clock()) is claims.Publication.PUBLISHED
+        assert publish(database, held, report, now=self.clock()) is Publication.PUBLISHED
         return [made.sop_uid for made, _ in objects]
 
     def deliver(self) -> int:

@@ -473,7 +473,7 @@ def supersede(database: Database, clock: Clock) -> None:
     arrive(database, clock, next(NUMBERS))
     make_ready(database, clock)
     made = report(f"9{next(NUMBERS)}", clock=clock, to="other")
-    assert claims.publish(database, claim(database, clock), made, now=clock()) is Publication.PUBLISHED
+    assert publish(database, claim(database, clock), made, now=clock()) is Publication.PUBLISHED
 
 
 NUMBERS = itertools.count(100)
