@@ -28,6 +28,9 @@ from triage_node.spool import Spool
 from triage_node.store import board, claims
 from triage_node.store.database import open_database
 
+# pynetdicom's server, shut down while a caller has only just connected
+pytestmark = pytest.mark.filterwarnings("ignore:Exception in thread:pytest.PytestUnhandledThreadExceptionWarning")
+
 WAIT_S = 20.0
 HEAD_MM = [5.0 * index for index in range(24)]
 FIND = "1.2.840.10008.5.1.4.1.2.2.1"
