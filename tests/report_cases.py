@@ -25,6 +25,7 @@ from triage_node.domain import (
     UInt8Array,
     Volume,
 )
+from triage_node.locate import locate
 from triage_node.report import ResultUids, build_results
 
 SERIES_UID = "1.2.3.4.5"
@@ -191,6 +192,7 @@ def results_of(
         "producer": PRODUCER,
         "uids": ResultUids(node="TRIAGE", series_uid=SERIES_UID, revision=revision),
         "created_at": CREATED_AT,
+        "locations": locate(volume, prediction.mask),
     }
     return build_results(
         volume=volume, prediction=prediction, decision=decision, revision=revision, **(values | changes)

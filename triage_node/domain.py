@@ -283,6 +283,29 @@ class Prediction:
     timings_s: Mapping[str, float] = field(default_factory=dict)
 
 
+class Laterality(StrEnum):
+    """The patient's side on which a finding lies, as people read it."""
+
+    LEFT = "left"
+    RIGHT = "right"
+    BILATERAL = "both sides"
+    MIDLINE = "midline"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Location:
+    """Where in the head the segmented part of one finding lies."""
+
+    laterality: Laterality | None
+    """None where it cannot be told."""
+    slices: tuple[int, int]
+    """First and last slice, indices in Volume.hu: from feet to head."""
+    z_mm: tuple[float, float]
+    """z of the middle of the finding on those two slices, LPS mm."""
+    instance_numbers: tuple[int, int] | None
+    """InstanceNumber of those two slices; None where images carry none, or one for all frames."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rule:
     """One line of the priority table: the first that matches decides."""

@@ -35,6 +35,7 @@ from triage_node.domain import (
     UInt8Array,
     Volume,
 )
+from triage_node.locate import locate
 from triage_node.report import ResultUids, build_notice, build_results
 
 CREATED_AT = datetime(2026, 11, 21, 7, 0, tzinfo=UTC)
@@ -101,10 +102,12 @@ def made_of(paths: list[Path], volume: Volume, mask: UInt8Array, out: Path) -> C
     series_uid = str(dcmread(paths[0], stop_before_pixels=True).SeriesInstanceUID)
 
     def build(decision: Any, revision: int, **changes: Any) -> tuple[ResultObject, ...]:
+        changed = replace(prediction, **changes)
         return build_results(
             volume=volume,
-            prediction=replace(prediction, **changes),
+            prediction=changed,
             decision=decision,
+            locations=locate(volume, changed.mask),
             producer=cases.PRODUCER,
             uids=ResultUids(node="TRIAGE", series_uid=series_uid, revision=revision),
             created_at=CREATED_AT,

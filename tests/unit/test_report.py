@@ -9,6 +9,7 @@ from io import BytesIO
 from itertools import product
 from pathlib import Path
 
+import highdicom.sr as hdsr
 import numpy as np
 import pytest
 from pydicom import dcmread
@@ -21,6 +22,8 @@ from triage_node.domain import (
     DISCLAIMER,
     SUBTYPES,
     Decision,
+    Laterality,
+    Location,
     ObjectKind,
     Outcome,
     Prediction,
@@ -34,6 +37,7 @@ from triage_node.report.codes import SUBTYPE_CODES, Concept
 from triage_node.report.findings import reported_findings
 from triage_node.report.key_image import brain_window, draw_key_image, legend_line
 from triage_node.report.palette import COLORS
+from triage_node.report.regions import boxes
 
 UIDS = ResultUids(node="TRIAGE", series_uid=cases.SERIES_UID, revision=1)
 
@@ -113,7 +117,8 @@ def test_the_same_input_gives_the_same_bytes(volume: Volume, positive: Predictio
 def test_no_clock_is_read_and_no_uid_drawn(volume: Volume, positive: Prediction) -> None:
     """Fails when a library puts in a date or a random UID of its own, whatever the time of day."""
     ours = {uid for kind in ObjectKind for uid in (UIDS.series(kind), *(UIDS.sop(kind, n) for n in range(3)))}
-    ours |= {UIDS.tracking(name) for name in CLASSES} | {UIDS.device(), UIDS.dimension_organization()}
+    ours |= {UIDS.tracking(f"{name}{box}") for name in CLASSES for box in ("", " box 1")}
+    ours |= {UIDS.device(), UIDS.dimension_organization()}
     for made in (*cases.results_of(volume, positive), *notice(volume.paths[0])):
         for dataset in walk_items(parsed(made)):
             for element in dataset:
@@ -297,7 +302,7 @@ def test_nothing_segmented_is_hidden_in_a_positive_study(volume: Volume, positiv
     results = cases.results_of(volume, positive, decision)
     assert len(of_kind(results, ObjectKind.SEG).SegmentSequence) == 2
     group = groups(of_kind(results, ObjectKind.SR))["ICH-IVH"]
-    assert item(group, "121106").TextValue == "segmented, but its probability is below the operating point"
+    assert "segmented, but its probability is below the operating point" in texts(group)
 
 
 # ---------------------------------------------------------------- SR
@@ -305,7 +310,7 @@ def test_nothing_segmented_is_hidden_in_a_positive_study(volume: Volume, positiv
 
 def test_the_report_carries_probabilities_and_volumes_with_units(volume: Volume, positive: Prediction) -> None:
     found = groups(of_kind(cases.results_of(volume, positive), ObjectKind.SR))
-    assert list(found) == ["ICH-ANY", "ICH-SDH", "ICH-IVH"]
+    assert [identifier for identifier in found if "BOX" not in identifier] == ["ICH-ANY", "ICH-SDH", "ICH-IVH"]
     for name, probability, volume_ml in (("ANY", 0.98, 12.5), ("SDH", 0.97, 12.0), ("IVH", 0.7, 0.5)):
         group = found[f"ICH-{name}"]
         for code, value, unit in (("122157", probability, "1"), ("118565006", volume_ml, "cm3")):
@@ -327,6 +332,51 @@ def test_regions_have_the_same_tracking_identity_in_report_and_segmentation(
             assert instance.ReferencedSOPInstanceUID == seg.SOPInstanceUID
             in_sr.add((instance.ReferencedSegmentNumber, identifier, item(group, "112040").UID))
     assert in_sr == in_seg
+
+
+def test_side_and_slices_of_each_finding_stand_in_the_report(volume: Volume, positive: Prediction) -> None:
+    """The mask lies at columns 48 to 51 of rows that run to the patient's left; the head's middle is column 32."""
+    found = groups(of_kind(cases.results_of(volume, positive), ObjectKind.SR))
+    for identifier in ("ICH-SDH", "ICH-SDH-BOX-1"):
+        site = item(found[identifier], "363698007")
+        assert item(site, "272741003").ConceptCodeSequence[0].CodeValue == Concept.LEFT.code.value
+    middle = item(found["ICH-IVH"], "363698007")
+    assert "ContentSequence" not in middle  # the context group has no code for the midline
+    where = "Left. Slice 2-4 of 6 from the feet, InstanceNumber 2-4, z -26.4 to -16."
+    assert any(text.startswith(where) for text in texts(found["ICH-SDH"]))
+    assert any(text.startswith("Midline. Slice 4 of 6") for text in texts(found["ICH-IVH"]))
+
+
+def test_boxes_are_image_regions_that_any_reader_finds(volume: Volume, positive: Prediction) -> None:
+    """Edges of whole pixels: the first pixel spans 0 to 1 (PS3.3 C.18.6.1.1)."""
+    made = next(m for m in cases.results_of(volume, positive) if m.kind == ObjectKind.SR)
+    content = hdsr.srread(BytesIO(made.data)).content
+    planar = content.get_planar_roi_measurement_groups()
+    found = {box.tracking_identifier: (box.finding_type, box.roi) for box in planar}
+    assert set(found) == {"ICH-SDH-BOX-1", "ICH-IVH-BOX-1"}
+    for identifier, subtype, (left, top, right, bottom) in (
+        ("ICH-SDH-BOX-1", "subdural", (48, 22, 52, 44)),
+        ("ICH-IVH-BOX-1", "intraventricular", (30, 30, 33, 33)),
+    ):
+        finding, region = found[identifier]
+        assert finding == SUBTYPE_CODES[subtype].finding.code
+        closed = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
+        assert region.value.tolist() == closed
+        assert region.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID == volume.sop_uids[3]
+    assert len(content.get_volumetric_roi_measurement_groups()) == 2
+    assert len(content.get_image_measurement_groups()) == 1
+
+
+def test_islands_of_a_finding_have_boxes_of_their_own_the_largest_first() -> None:
+    region = np.zeros((20, 30), bool)
+    region[1, 1] = region[4:6, 3:9] = region[10:15, 20:26] = True
+    found = [(box.left, box.top, box.right, box.bottom) for box in boxes(region, pixel_mm2=2.0)]
+    assert found == [(20, 10, 26, 15), (3, 4, 9, 6)]  # a single pixel is too small
+    assert len(boxes(region, pixel_mm2=20.0)) == 3
+    only = np.zeros_like(region)
+    only[1, 1] = True
+    assert len(boxes(only, pixel_mm2=0.1)) == 1  # but if it is all there is
+    assert boxes(np.zeros_like(region), pixel_mm2=1.0) == ()
 
 
 def test_what_the_model_does_not_output_is_left_out_never_zero(volume: Volume) -> None:
@@ -430,7 +480,7 @@ def test_each_finding_gets_the_slice_with_most_of_it(volume: Volume, positive: P
 
 
 def picture(volume: Volume, prediction: Prediction, index: int = 3) -> np.ndarray:
-    findings = reported_findings(prediction, cases.POSITIVE)
+    findings = reported_findings(volume, prediction, cases.POSITIVE, {})
     drawn = draw_key_image(
         volume=volume, prediction=prediction, decision=cases.POSITIVE, findings=findings, index=index
     )
@@ -499,9 +549,25 @@ def test_the_legend_says_in_one_line_what_was_found(
     volume: Volume, probability: float | None, volume_ml: float | None, suspected: bool, line: str
 ) -> None:
     prediction = cases.prediction_of(volume, None)
-    (finding, _) = reported_findings(prediction, cases.POSITIVE)
+    (finding, _) = reported_findings(volume, prediction, cases.POSITIVE, {})
     changed = replace(finding, probability=probability, volume_ml=volume_ml, suspected=suspected)
     assert legend_line(changed) == line
+
+
+@pytest.mark.parametrize(
+    ("laterality", "slices", "line"),
+    [
+        (Laterality.LEFT, (1, 3), "Subdural 12 mL, left, slices 2-4, p 0.97"),
+        (Laterality.BILATERAL, (1, 3), "Subdural 12 mL, both sides, slices 2-4, p 0.97"),
+        (None, (3, 3), "Subdural 12 mL, slice 4, p 0.97"),
+    ],
+)
+def test_the_legend_says_where_it_is(
+    volume: Volume, positive: Prediction, laterality: Laterality | None, slices: tuple[int, int], line: str
+) -> None:
+    location = Location(laterality=laterality, slices=slices, z_mm=(0.0, 0.0), instance_numbers=None)
+    (finding, _) = reported_findings(volume, positive, cases.POSITIVE, {"subdural": location})
+    assert legend_line(finding) == line
 
 
 # ---------------------------------------------------------------- series, notice

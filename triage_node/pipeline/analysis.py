@@ -28,6 +28,7 @@ from triage_node.domain import (
     DISCLAIMER,
     BundleRef,
     Decision,
+    Location,
     NotAnalyzedReason,
     Outcome,
     Prediction,
@@ -37,6 +38,7 @@ from triage_node.domain import (
     Volume,
 )
 from triage_node.errors import InferenceError, NotSuitable, UsageError
+from triage_node.locate import locate
 from triage_node.report.uids import ResultUids
 
 
@@ -91,11 +93,13 @@ def analyze_series(paths: Sequence[Path], config: Config, predictor: Predict, ma
     assembled = monotonic()
     prediction = predictor.predict(volume)
     inferred = monotonic()
-    decision = decide(prediction, config.rules)
+    locations = locate(volume, prediction.mask)
+    decision = decide(prediction, config.rules, locations)
     objects = report.build_results(
         volume=volume,
         prediction=prediction,
         decision=decision,
+        locations=locations,
         producer=producer(config, bundle=prediction.bundle),
         uids=making.uids,
         created_at=making.created_at,
@@ -111,7 +115,7 @@ def analyze_series(paths: Sequence[Path], config: Config, predictor: Predict, ma
         objects=objects,
         result={
             **_base_json(paths[0], Outcome.ANALYZED, None, decision.reason, decision.priority),
-            **_prediction_json(volume, prediction, decision),
+            **_prediction_json(volume, prediction, decision, locations),
             "timings_s": {name: round(seconds, 3) for name, seconds in timings_s.items()},
         },
     )
@@ -225,6 +229,7 @@ def _notice(paths: Sequence[Path], making: Making, outcome: Outcome, reason: str
         "probabilities": dict.fromkeys(CLASSES),
         "volumes_ml": dict.fromkeys(CLASSES),
         "findings": [],
+        "locations": {},
         "slices": [],
         "header": {},
         "warnings": [],
@@ -254,11 +259,15 @@ def _base_json(source: Path, outcome: Outcome, reason: str | None, detail: str, 
     }
 
 
-def _prediction_json(volume: Volume, prediction: Prediction, decision: Decision) -> dict[str, Any]:
+def _prediction_json(
+    volume: Volume, prediction: Prediction, decision: Decision, locations: Mapping[str, Location]
+) -> dict[str, Any]:
     return {
         "probabilities": _rounded(prediction.probabilities, 4),
         "volumes_ml": _rounded(prediction.volumes_ml, 2),
         "findings": list(decision.findings),
+        # of a negative none, so that stray voxels do not look like a finding
+        "locations": {n: _location_json(location) for n, location in locations.items() if decision.suspected},
         "slices": [
             {
                 **_slice_json(volume, index),
@@ -277,6 +286,17 @@ def _slice_json(volume: Volume, index: int) -> dict[str, Any]:
     frame_number = volume.frame_number(index)
     frame = {} if frame_number is None else {"frame_number": frame_number}
     return {"sop_uid": volume.sop_uids[index], **frame}
+
+
+def _location_json(location: Location) -> dict[str, Any]:
+    """Slices are counted from 1, from feet to head; instance numbers are the scanner's."""
+    first, last = location.slices
+    return {
+        "laterality": location.laterality and location.laterality.value,
+        "slices": [first + 1, last + 1],
+        "instance_numbers": location.instance_numbers and list(location.instance_numbers),
+        "z_mm": [round(z, 1) for z in location.z_mm],
+    }
 
 
 def _rounded(values: Mapping[str, float | None], digits: int) -> dict[str, float | None]:

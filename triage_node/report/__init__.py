@@ -7,22 +7,33 @@ same bytes: clock and UIDs are arguments.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 from pydicom.dataset import Dataset
 
-from triage_node.domain import Decision, ObjectKind, Outcome, Prediction, Priority, Producer, ResultObject, Volume
+from triage_node.domain import (
+    Decision,
+    Location,
+    ObjectKind,
+    Outcome,
+    Prediction,
+    Priority,
+    Producer,
+    ResultObject,
+    Volume,
+)
 from triage_node.errors import ReportError
 from triage_node.report.findings import Finding, key_slices, reported_findings
+from triage_node.report.groups import Evidence
 from triage_node.report.instance import Context, plain, read_header
 from triage_node.report.key_image import draw_key_image
 from triage_node.report.notice import build_notice_sr, draw_notice
 from triage_node.report.secondary_capture import build_secondary_capture
 from triage_node.report.seg import build_seg
-from triage_node.report.sr import Evidence, build_sr
+from triage_node.report.sr import build_sr
 from triage_node.report.stack import source_slices
 from triage_node.report.uids import ResultUids
 
@@ -39,6 +50,7 @@ def build_results(
     volume: Volume,
     prediction: Prediction,
     decision: Decision,
+    locations: Mapping[str, Location],
     producer: Producer,
     uids: ResultUids,
     created_at: datetime,
@@ -47,8 +59,8 @@ def build_results(
 ) -> tuple[ResultObject, ...]:
     """All objects of one analysed series: SEG (if anything is segmented), SR (always), key images (if positive).
 
-    `created_at` is aware; `revision` is that of `uids`; `predecessor_sr` is (SOP Class UID, SOP Instance UID) of the
-    SR that this one supersedes. Raises ReportError.
+    `locations` is where each class lies, from `locate.locate`; `created_at` is aware; `revision` is that of `uids`;
+    `predecessor_sr` is (SOP Class UID, SOP Instance UID) of the SR that this one supersedes. Raises ReportError.
     """
     _require_consistent(volume, prediction, decision, uids, created_at, revision)
     context = Context(
@@ -60,7 +72,7 @@ def build_results(
         series_description=series_description(decision, partial=volume.partial is not None),
     )
     slices = source_slices(volume, context)
-    findings = reported_findings(prediction, decision)
+    findings = reported_findings(volume, prediction, decision, locations)
     shown = key_slices(prediction, findings)
     seg = _seg(prediction, findings, slices, context)
     sr = build_sr(

@@ -13,7 +13,7 @@ from typing import Final
 
 from pydicom.sr.coding import Code
 
-from triage_node.domain import Priority
+from triage_node.domain import Laterality, Priority
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,10 @@ class Concept(Enum):
     BRAIN_VENTRICLE = Row("Brain ventricle", "35764002", "SCT", "pydicom, CID 7192", "2026-11-20")
     CRANIAL_SUBARACHNOID_SPACE = Row("Cranial Subarachnoid Space", "33930006", "SCT", "pydicom, CID 7140", "2026-11-20")
     INTRACRANIAL = Row("Intracranial structure", "128319008", "SCT", "pydicom, CID 7140", "2026-11-20")
+    LEFT = Row("Left", "7771000", "SCT", "pydicom, CID 244", "2026-11-21")
+    RIGHT = Row("Right", "24028007", "SCT", "pydicom, CID 244", "2026-11-21")
+    BILATERAL = Row("Bilateral", "51440002", "SCT", "pydicom, CID 244", "2026-11-21")
+    BOUNDED_BY = Row("Bounded by", "75958009", "SCT", "pydicom, CID 219", "2026-11-21")
     # answers
     PRESENT = Row("Present", "52101004", "SCT", "pydicom, CID 240", "2026-11-20")
     ABSENT = Row("Absent", "272519000", "SCT", "pydicom, CID 240", "2026-11-20")
@@ -99,6 +103,13 @@ SUBTYPE_CODES: Final[Mapping[str, Coded]] = {
     ),
     "subdural": Coded(label="Subdural", finding=Concept.SUBDURAL_HEMORRHAGE, site=Concept.INTRACRANIAL),
 }
+
+LATERALITY_CODES: Final[Mapping[Laterality | None, Concept]] = {
+    Laterality.LEFT: Concept.LEFT,
+    Laterality.RIGHT: Concept.RIGHT,
+    Laterality.BILATERAL: Concept.BILATERAL,
+}
+"""Of a Finding Site (CID 244, which has none for the midline: that is only said in words)."""
 
 PRIORITY_CODES: Final[Mapping[Priority, Concept]] = {
     Priority.STAT: Concept.EMERGENT,

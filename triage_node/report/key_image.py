@@ -16,6 +16,7 @@ from triage_node.domain import (
     SUBTYPE_ABBREVIATIONS,
     Decision,
     Int16Array,
+    Location,
     Prediction,
     Priority,
     UInt8Array,
@@ -26,6 +27,7 @@ from triage_node.report.canvas import BAND, INK, MARGIN_PX, PRIORITY_FILL, QUIET
 from triage_node.report.codes import SUBTYPE_CODES
 from triage_node.report.findings import Finding, label_value
 from triage_node.report.palette import COLORS, Rgb
+from triage_node.report.regions import Box, boxes
 
 WINDOW_CENTER_HU: Final = 40
 WINDOW_WIDTH_HU: Final = 80
@@ -33,15 +35,9 @@ IMAGE_PX: Final = 512
 WIDTH_PX: Final = 640
 HEADER_PX: Final = 104
 LEGEND_LINE_PX: Final = 26
-MIN_BOX_MM2: Final = 15.0
-"""Smaller islands of a finding get an outline but no box, unless they are all there is on the slice."""
-MAX_BOXES: Final = 3
-"""Per finding on one slice."""
 BOX_GAP_PX: Final = 7
 FINE: Final = 4
 """Outlines are drawn at this multiple of the final size and averaged down."""
-
-Boxes = list[tuple[int, int, int, int]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,14 +74,23 @@ def draw_key_image(
 
 
 def legend_line(finding: Finding) -> str:
-    """ "Subdural 23 mL, p 0.97"; what the model does not output is left out."""
+    """ "Subdural 23 mL, left, slices 12-17, p 0.97"; what is not known is left out."""
     parts = [SUBTYPE_CODES[finding.subtype].label]
     if finding.volume_ml is not None:
         parts.append(f"{_milliliters(finding.volume_ml)} mL")
-    text = " ".join(parts)
+    text = ", ".join([" ".join(parts), *_where(finding.location)])
     if finding.probability is not None:
         text += f", p {probability_text(finding.probability)}"
     return text if finding.suspected else f"{text} (below threshold)"
+
+
+def _where(location: Location | None) -> list[str]:
+    """Side and slices, counted from below as in the header of the picture."""
+    if location is None:
+        return []
+    first, last = (index + 1 for index in location.slices)
+    slices = f"slice {first}" if first == last else f"slices {first}-{last}"
+    return [*([location.laterality.value] if location.laterality else []), slices]
 
 
 def brain_window(hu: Int16Array) -> UInt8Array:
@@ -113,36 +118,45 @@ def _slice_picture(volume: Volume, prediction: Prediction, findings: Sequence[Fi
     picture = Image.merge("RGB", (grey, grey, grey))
     if prediction.mask is None:
         return picture
-    labels = view.apply(prediction.mask[index])
+    labels: UInt8Array = view.apply(prediction.mask[index]).astype(np.uint8)
     shown = [f for f in findings if (labels == label_value(f.subtype)).any()]
     for finding in shown:
         region = (labels == label_value(finding.subtype)).astype(np.uint8) * np.uint8(255)
         _outline(picture, _fit(region, volume, view, IMAGE_PX * FINE, Image.Resampling.BILINEAR), finding)
     for finding in shown:
-        region = _fit((labels == label_value(finding.subtype)) * np.uint8(255), volume, view, IMAGE_PX, 0)
-        _draw_boxes(picture, _boxes(region, _pixel_mm(volume, view)), finding)
+        found = boxes(labels == label_value(finding.subtype), volume.pixel_spacing_mm[0] * volume.pixel_spacing_mm[1])
+        _draw_boxes(picture, [_fitted(box, labels, volume, view) for box in found], finding)
     return picture
 
 
 def _fit(array: NDArray[np.generic], volume: Volume, view: View, size_px: int, how: int) -> Image.Image:
     """The turned slice, in true proportions, centred on a black square."""
-    height_mm, width_mm = _extent_mm(volume, view)
-    scale = size_px / max(height_mm, width_mm)
-    size = (round(width_mm * scale), round(height_mm * scale))
+    size, corner = _placed(volume, view, size_px)
     resized = Image.fromarray(np.ascontiguousarray(array, dtype=np.uint8)).resize(size, Image.Resampling(how))
     square = Image.new("L", (size_px, size_px))
-    square.paste(resized, ((size_px - size[0]) // 2, (size_px - size[1]) // 2))
+    square.paste(resized, corner)
     return square
+
+
+def _fitted(box: Box, turned: UInt8Array, volume: Volume, view: View) -> tuple[float, float, float, float]:
+    """A box in pixels of the turned slice -> (left, top, right, bottom) in the picture."""
+    (width, height), (left, top) = _placed(volume, view, IMAGE_PX)
+    across, down = width / turned.shape[1], height / turned.shape[0]
+    return left + box.left * across, top + box.top * down, left + box.right * across, top + box.bottom * down
+
+
+def _placed(volume: Volume, view: View, size_px: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(width, height) of the turned slice in a square, and its corner (left, top) there."""
+    height_mm, width_mm = _extent_mm(volume, view)
+    scale = size_px / max(height_mm, width_mm)
+    width, height = round(width_mm * scale), round(height_mm * scale)
+    return (width, height), ((size_px - width) // 2, (size_px - height) // 2)
 
 
 def _extent_mm(volume: Volume, view: View) -> tuple[float, float]:
     _, rows, columns = volume.hu.shape
     extent = rows * volume.pixel_spacing_mm[0], columns * volume.pixel_spacing_mm[1]
     return (extent[1], extent[0]) if view.transpose else extent
-
-
-def _pixel_mm(volume: Volume, view: View) -> float:
-    return max(_extent_mm(volume, view)) / IMAGE_PX
 
 
 def _outline(picture: Image.Image, region: Image.Image, finding: Finding) -> None:
@@ -162,20 +176,10 @@ def _with_border(region: Image.Image) -> tuple[slice, slice]:
     return slice(max(top - border, 0), bottom + border), slice(max(left - border, 0), right + border)
 
 
-def _boxes(region: Image.Image, pixel_mm: float) -> Boxes:
-    """(left, top, right, bottom) px round the largest islands of a region."""
-    islands, count = ndimage.label(np.asarray(region) > 0, structure=np.ones((3, 3)))
-    areas = np.bincount(islands.ravel(), minlength=count + 1)[1:]
-    order = np.argsort(-areas, kind="stable")
-    large = [i for i in order if areas[i] * pixel_mm**2 >= MIN_BOX_MM2] or list(order[:1])
-    found = ndimage.find_objects(islands)
-    return [(s[1].start, s[0].start, s[1].stop, s[0].stop) for s in (found[i] for i in large[:MAX_BOXES])]
-
-
-def _draw_boxes(picture: Image.Image, boxes: Boxes, finding: Finding) -> None:
+def _draw_boxes(picture: Image.Image, found: Sequence[tuple[float, float, float, float]], finding: Finding) -> None:
     draw = ImageDraw.Draw(picture)
     font = ImageFont.load_default(14)
-    for left, top, right, bottom in boxes:
+    for left, top, right, bottom in found:
         box = (
             max(left - BOX_GAP_PX, 0),
             max(top - BOX_GAP_PX, 0),
