@@ -26,6 +26,7 @@ from triage_node.domain import (
     Volume,
 )
 from triage_node.errors import ReportError
+from triage_node.report.checks import require_sound
 from triage_node.report.findings import Finding, key_slices, reported_findings
 from triage_node.report.groups import Evidence
 from triage_node.report.instance import Context, plain, read_header
@@ -87,7 +88,11 @@ def build_results(
     )
     pictured = shown if decision.suspected else ()
     key_images = _key_images(volume, prediction, decision, findings, pictured, slices, context)
-    return (*((seg,) if seg else ()), sr, *key_images)
+    objects = (*((seg,) if seg else ()), sr, *key_images)
+    known = {*volume.sop_uids, *((seg.sop_uid,) if seg else ()), *((predecessor_sr[1],) if predecessor_sr else ())}
+    for made in objects:
+        require_sound(made, context, known=known)
+    return objects
 
 
 def build_notice(
@@ -115,6 +120,7 @@ def build_notice(
         created_at=created_at,
         series_description=NOTICE_DESCRIPTIONS[outcome],
     )
+    notice = build_notice_sr(outcome, reason, detail, context)
     page = build_secondary_capture(
         draw_notice(outcome, reason, detail, producer.node_name),
         kind=ObjectKind.NOTICE_IMAGE,
@@ -123,7 +129,9 @@ def build_notice(
         derivation="Notice: not analysed",
         context=context,
     )
-    return (build_notice_sr(outcome, reason, detail, context), page)
+    for made in (notice, page):
+        require_sound(made, context, known={str(context.source.SOPInstanceUID)})
+    return (notice, page)
 
 
 def series_description(decision: Decision, *, partial: bool = False) -> str:

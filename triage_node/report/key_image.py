@@ -238,10 +238,10 @@ def _draw_footer(canvas: Canvas, findings: Sequence[Finding]) -> None:
     for finding in findings:
         color: Rgb = COLORS[finding.subtype]
         canvas.swatch(MARGIN_PX, y, 14, color)
-        canvas.text(MARGIN_PX + 24, y, legend_line(finding), 18)
+        canvas.text(MARGIN_PX + 24, y, legend_line(finding), 16)
         y += LEGEND_LINE_PX
     if not findings:
-        canvas.text(MARGIN_PX, y, "No single subtype reaches its threshold", 18)
+        canvas.text(MARGIN_PX, y, "No single subtype reaches its threshold", 16)
         y += LEGEND_LINE_PX
     canvas.text(MARGIN_PX, y + 6, DISCLAIMER, 14, QUIET)
 

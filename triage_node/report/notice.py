@@ -58,8 +58,17 @@ def build_notice_sr(outcome: Outcome, reason: str, detail: str, context: Context
     answer.ConceptCodeSequence = Sequence([code_item(Concept.NOT_EVALUATED.code)])
     dataset.ContentSequence = Sequence([*_observer(context), *(_text(text) for text in texts), answer])
     made = finish(dataset, ObjectKind.NOTICE_SR, context)
-    _require_texts(made, texts)
+    require_texts(made, texts)
     return made
+
+
+def require_texts(made: ResultObject, texts: list[str]) -> None:
+    """Raise ReportError unless a reader gets these texts, and the code that hemorrhage was not evaluated."""
+    items = [item for item in read_back(made).ContentSequence if item.RelationshipType == "CONTAINS"]
+    found = [str(item.TextValue) for item in items if item.ValueType == "TEXT"]
+    answers = [item.ConceptCodeSequence[0].CodeValue for item in items if item.ValueType == "CODE"]
+    if found != [plain(text) for text in texts] or answers != [Concept.NOT_EVALUATED.code.value]:
+        raise ReportError("notice: what it says did not read back the same")
 
 
 def _clause(detail: str) -> str:
@@ -104,10 +113,3 @@ def _evidence(source: Dataset) -> Dataset:
     study.StudyInstanceUID = str(source.StudyInstanceUID)
     study.ReferencedSeriesSequence = Sequence([series])
     return study
-
-
-def _require_texts(made: ResultObject, texts: list[str]) -> None:
-    items = [item for item in read_back(made).ContentSequence if item.RelationshipType == "CONTAINS"]
-    found = [str(item.TextValue) for item in items if item.ValueType == "TEXT"]
-    if found != [plain(text) for text in texts]:
-        raise ReportError("notice: its text did not read back the same")

@@ -39,9 +39,14 @@ def build_secondary_capture(
     dataset.PatientOrientation = None
     _set_pixels(dataset, pixels)
     made = finish(dataset, kind, context, index=index)
-    if not np.array_equal(read_back(made).pixel_array, pixels):
-        raise ReportError(f"{kind}: pixels did not read back the same")
+    require_pixels(made, pixels)
     return made
+
+
+def require_pixels(made: ResultObject, pixels: UInt8Array) -> None:
+    """Raise ReportError unless a viewer gets these pixels."""
+    if not np.array_equal(read_back(made).pixel_array, pixels):
+        raise ReportError(f"{made.kind}: pixels did not read back the same")
 
 
 def _reference(source: Dataset) -> Dataset:

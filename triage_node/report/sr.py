@@ -65,8 +65,14 @@ def build_sr(
         _refer_to_predecessor(document, predecessor, context)
     refer_to_frames(document, evidence.slices)
     made = finish(document, ObjectKind.SR, context)
-    _require_same(made, prediction, findings, evidence)
+    require_told(made, prediction, findings, evidence)
     return made
+
+
+def require_told(made: ResultObject, prediction: Prediction, findings: Sequence[Finding], evidence: Evidence) -> None:
+    """Raise ReportError unless a reader gets the probabilities, volumes, sides and boxes that went in."""
+    if dict(_read(read_back(made))) != dict(_expected(prediction, findings, evidence)):
+        raise ReportError("SR: probabilities, volumes, sides or boxes did not read back the same")
 
 
 # ---------------------------------------------------------------- document
@@ -143,11 +149,6 @@ class _Told:
     side: str | None
     box: tuple[str, tuple[float, ...]] | None
     """SOPInstanceUID and Graphic Data."""
-
-
-def _require_same(made: ResultObject, prediction: Prediction, findings: Sequence[Finding], evidence: Evidence) -> None:
-    if dict(_read(read_back(made))) != dict(_expected(prediction, findings, evidence)):
-        raise ReportError("SR: probabilities, volumes, sides or boxes did not read back the same")
 
 
 def _expected(prediction: Prediction, findings: Sequence[Finding], evidence: Evidence) -> Iterator[tuple[str, _Told]]:
