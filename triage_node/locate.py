@@ -58,8 +58,14 @@ def locate(volume: Volume, mask: UInt8Array | None) -> Mapping[str, Location]:
     if mask is None or not mask.any():
         return {}
     plane = fit_midplane(volume)
-    regions = {name: mask == label for label, name in enumerate(SUBTYPES, start=1)} | {"any": mask > 0}
-    return {name: _location(volume, region, plane) for name, region in regions.items() if region.any()}
+    voxels = np.nonzero(mask)
+    labels = mask[voxels]
+    selected = {name: labels == label for label, name in enumerate(SUBTYPES, start=1)} | {"any": labels > 0}
+    return {
+        name: _location(volume, (voxels[0][which], voxels[1][which], voxels[2][which]), plane)
+        for name, which in selected.items()
+        if which.any()
+    }
 
 
 def fit_midplane(volume: Volume) -> Midplane | None:
@@ -84,31 +90,43 @@ def fit_midplane(volume: Volume) -> Midplane | None:
 # ---------------------------------------------------------------- one finding
 
 
-def _location(volume: Volume, region: NDArray[np.bool_], plane: Midplane | None) -> Location:
-    slices = np.flatnonzero(region.any(axis=(1, 2)))
+Voxels = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]
+"""Slice, row and column of each voxel of one finding; slices ascend."""
+
+
+def _location(volume: Volume, voxels: Voxels, plane: Midplane | None) -> Location:
+    slices = voxels[0]
     first, last = int(slices[0]), int(slices[-1])
-    middles_mm = [_points_mm(volume, index, np.argwhere(region[index])).mean(axis=0) for index in (first, last)]
+    z_mm = _along(volume, voxels, np.array([0.0, 0.0, 1.0]))
     return Location(
-        laterality=None if plane is None else _laterality(volume, region, slices, plane),
+        laterality=None if plane is None else _laterality(volume, voxels, plane),
         slices=(first, last),
-        z_mm=(float(middles_mm[0][2]), float(middles_mm[1][2])),
+        z_mm=(float(z_mm[slices == first].mean()), float(z_mm[slices == last].mean())),
         instance_numbers=_instance_numbers(volume, first, last),
     )
 
 
-def _laterality(volume: Volume, region: NDArray[np.bool_], slices: NDArray[np.intp], plane: Midplane) -> Laterality:
-    left = right = middle = 0.0
-    for index in slices:
-        to_left_mm = _points_mm(volume, index, np.argwhere(region[index])) @ plane.normal - plane.offset_mm
-        weight_mm = volume.weights_mm[index]
-        left += weight_mm * np.count_nonzero(to_left_mm > MIDLINE_MM)
-        right += weight_mm * np.count_nonzero(to_left_mm < -MIDLINE_MM)
-        middle += weight_mm * np.count_nonzero(np.abs(to_left_mm) <= MIDLINE_MM)
-    if middle > left + right:
+def _laterality(volume: Volume, voxels: Voxels, plane: Midplane) -> Laterality:
+    to_left_mm = _along(volume, voxels, plane.normal) - plane.offset_mm
+    weights_mm = volume.weights_mm[voxels[0]]
+    left = float(weights_mm[to_left_mm > MIDLINE_MM].sum())
+    right = float(weights_mm[to_left_mm < -MIDLINE_MM].sum())
+    if float(weights_mm.sum()) > 2 * (left + right):
         return Laterality.MIDLINE
     if min(left, right) >= BILATERAL_SHARE * (left + right):
         return Laterality.BILATERAL
     return Laterality.LEFT if left > right else Laterality.RIGHT
+
+
+def _along(volume: Volume, voxels: Voxels, direction: Float64Array) -> Float64Array:
+    """(n,) mm of each voxel along a direction, from the origin of LPS (PS3.3 C.7.6.2.1.1)."""
+    slices, rows, columns = voxels
+    along_row, along_column = volume.orientation @ direction
+    row_mm, column_mm = volume.pixel_spacing_mm
+    distance: Float64Array = (
+        (volume.positions_mm @ direction)[slices] + rows * (row_mm * along_column) + columns * (column_mm * along_row)
+    )
+    return distance
 
 
 def _instance_numbers(volume: Volume, first: int, last: int) -> tuple[int, int] | None:
@@ -127,16 +145,6 @@ def _instance_number(path: Path) -> int | None:
         return None  # IS, but archives hold anything; only a help for people
 
 
-def _points_mm(volume: Volume, index: int, pixels: NDArray[np.intp]) -> Float64Array:
-    """(n, 3) LPS mm of (n, 2) pixels (row, column) of one slice (PS3.3 C.7.6.2.1.1)."""
-    along_row, along_column = volume.orientation
-    row_mm, column_mm = volume.pixel_spacing_mm
-    points: Float64Array = (
-        volume.positions_mm[index] + pixels[:, :1] * row_mm * along_column + pixels[:, 1:] * column_mm * along_row
-    )
-    return points
-
-
 # ---------------------------------------------------------------- the plane
 
 
@@ -148,12 +156,10 @@ def _around(angles: tuple[float, float], step: float, farthest: tuple[float, flo
 
 def _bone_mm(volume: Volume) -> Float64Array:
     """(n, 3) LPS mm of bone, thinned to about 2 mm in the slices."""
-    every = [max(1, round(2.0 / spacing_mm)) for spacing_mm in volume.pixel_spacing_mm]
-    found = []
-    for index, slice_hu in enumerate(volume.hu):
-        pixels = np.argwhere(slice_hu[:: every[0], :: every[1]] > _BONE_HU) * every
-        found.append(_points_mm(volume, index, pixels))
-    return np.concatenate(found)
+    every_row, every_column = (max(1, round(2.0 / spacing_mm)) for spacing_mm in volume.pixel_spacing_mm)
+    slices, rows, columns = np.nonzero(volume.hu[:, ::every_row, ::every_column] > _BONE_HU)
+    voxels = slices, rows * every_row, columns * every_column
+    return np.stack([_along(volume, voxels, axis) for axis in np.eye(3)], axis=1)
 
 
 def _density(points_mm: Float64Array) -> Float64Array:

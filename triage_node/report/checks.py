@@ -32,6 +32,8 @@ _FLAGS: Final[Mapping[ObjectKind, Mapping[str, object]]] = {
     ObjectKind.NOTICE_SR: _DOCUMENT_FLAGS,
     ObjectKind.NOTICE_IMAGE: _PAGE_FLAGS,
 }
+_REFERENCED: Final = Tag("ReferencedSOPInstanceUID")
+_COPIED: Final = frozenset(Tag(keyword) for keyword in OPTIONAL_IDENTITY)
 _PAGES: Final = (ObjectKind.KEY_IMAGE, ObjectKind.NOTICE_IMAGE)
 
 
@@ -103,11 +105,11 @@ def _require_references(made: ResultObject, read: Dataset, known: Collection[str
 
 def _references(dataset: Dataset) -> Iterator[str]:
     """ReferencedSOPInstanceUID at any depth, but not in what was copied from the source."""
-    for element in dataset:
-        if element.keyword == "ReferencedSOPInstanceUID":
-            yield str(element.value)
-        elif element.VR == "SQ" and element.keyword not in OPTIONAL_IDENTITY:
-            for item in element.value:
+    for tag in dataset.keys():  # noqa: SIM118 - a Dataset iterates over decoded elements: seconds for a large SEG
+        if tag == _REFERENCED:
+            yield str(dataset[tag].value)
+        elif tag not in _COPIED and cast("RawDataElement", dataset.get_item(tag)).VR == "SQ":
+            for item in dataset[tag].value:
                 yield from _references(item)
 
 
