@@ -69,7 +69,7 @@ def _require_uids(made: ResultObject, read: Dataset, context: Context) -> None:
 def _require_identity(made: ResultObject, read: Dataset, context: Context) -> None:
     """Byte by byte: what a wrong character set makes of a name is no matter of ours."""
     for keyword in ("SpecificCharacterSet", *TYPE_2_IDENTITY, *OPTIONAL_IDENTITY):
-        if keyword == "DeidentificationMethod" and keyword not in context.source:
+        if keyword == "DeidentificationMethod" and not context.source.get(keyword):
             continue  # what we had to say ourselves (Type 1C)
         if not _is_same(read, context.source, Tag(keyword)):
             raise ReportError(f"{made.kind}: {keyword} did not read back as received")

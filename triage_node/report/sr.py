@@ -24,7 +24,7 @@ from triage_node.report.groups import (
 )
 from triage_node.report.instance import Context, finish, plain, read_back
 from triage_node.report.seg import tracking_id
-from triage_node.report.stack import refer_to_frames
+from triage_node.report.stack import refer_to_frames, reference_of
 
 
 def build_sr(
@@ -147,8 +147,8 @@ class _Told:
 
     measurements: tuple[float | None, float | None]
     side: str | None
-    box: tuple[str, tuple[float, ...]] | None
-    """SOPInstanceUID and Graphic Data."""
+    box: tuple[tuple[str, int | None], tuple[float, ...]] | None
+    """SOPInstanceUID and frame number, Graphic Data."""
 
 
 def _expected(prediction: Prediction, findings: Sequence[Finding], evidence: Evidence) -> Iterator[tuple[str, _Told]]:
@@ -159,9 +159,9 @@ def _expected(prediction: Prediction, findings: Sequence[Finding], evidence: Evi
         side = concept.code.value if concept else None
         measurements = told_measurements(finding.probability, finding.volume_ml)
         yield tracking_id(finding.subtype), _Told(measurements=measurements, side=side, box=None)
-        image_uid = str(evidence.slices[finding.slice_index].SOPInstanceUID)
+        image = reference_of(evidence.slices[finding.slice_index])
         for number, box in enumerate(finding.boxes, start=1):
-            told = _Told(measurements=(None, None), side=side, box=(image_uid, corners(box)))
+            told = _Told(measurements=(None, None), side=side, box=(image, corners(box)))
             yield box_identifier(finding, number), told
 
 
@@ -172,7 +172,7 @@ def _read(document: Dataset) -> Iterator[tuple[str, _Told]]:
         probability, volume_ml = (_number(group, concept) for concept in (Concept.PROBABILITY, Concept.VOLUME))
         sides = [side for site in _items(group, "363698007") for side in _items(site, "272741003")]
         regions = [
-            (str(image.ReferencedSOPSequence[0].ReferencedSOPInstanceUID), tuple(map(float, region.GraphicData)))
+            (_referenced(image), tuple(map(float, region.GraphicData)))
             for region in _items(group, "111030")
             for image in region.ContentSequence
         ]
@@ -184,6 +184,11 @@ def _read(document: Dataset) -> Iterator[tuple[str, _Told]]:
                 box=regions[0] if regions else None,
             ),
         )
+
+
+def _referenced(image: Dataset) -> tuple[str, int | None]:
+    (reference,) = image.ReferencedSOPSequence
+    return str(reference.ReferencedSOPInstanceUID), reference.get("ReferencedFrameNumber")
 
 
 def _number(group: Dataset, concept: Concept) -> float | None:
