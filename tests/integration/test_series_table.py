@@ -111,6 +111,15 @@ def one_copied() -> Sent:
     return Sent([copy, *sent.images], sent.images)
 
 
+def narrow() -> Sent:
+    """The 45 left columns of 64 of each image."""
+    sent = plain()
+    for image in sent.images:
+        image.PixelData = ct.hu_of(image)[:, :45].astype(np.int16).tobytes()
+        image.Columns, image.PixelRepresentation, image.RescaleIntercept = 45, 1, "0"
+    return sent
+
+
 def _series_of(image: Dataset) -> tuple[str, str]:
     return image.StudyInstanceUID, image.SeriesInstanceUID
 
@@ -234,6 +243,7 @@ TABLE = (
     Row("not a head", _all(BodyPartExamined="CHEST", SeriesDescription="CHEST 5.0"), R.NOT_HEAD),
     Row("compressed with loss", _all(LossyImageCompression="01"), ("compressed with loss",)),
     Row("a child", _all(PatientAge="009Y"), ("younger than 18 years",)),
+    Row("cut off by the field of view", narrow, ("field of view cuts off a part of the head on 100 mm",)),
     Row("slices of 8 mm", cut(depths_mm=np.arange(18) * 8.0 - 68), ("8 mm thick",)),
 )
 

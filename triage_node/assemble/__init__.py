@@ -24,7 +24,13 @@ from triage_node.assemble.geometry import Geometry, measure
 from triage_node.assemble.headers import Header, read_headers
 from triage_node.assemble.pixels import require_rescale, stack_hounsfield
 from triage_node.assemble.stacks import BEYOND_MM, Stack, beyond_mm, choose_stack
-from triage_node.assemble.suitability import require_head_pixels, require_plain_head, require_recent
+from triage_node.assemble.suitability import (
+    BoolArray,
+    reaches_edge,
+    require_head_pixels,
+    require_plain_head,
+    require_recent,
+)
 from triage_node.domain import Volume
 
 __all__ = ["assemble"]
@@ -56,8 +62,9 @@ def _assemble(paths: Sequence[Path], oldest: datetime | None) -> Volume:
     first = stack.slices[0]
     assert first.orientation is not None
     assert first.spacing_mm is not None
-    enclosed_mm = require_head_pixels(hu, first.spacing_mm, geometry.weights_mm)
-    partial = _partial(enclosed_mm, beyond_mm(stack, headers))
+    inside = require_head_pixels(hu, first.spacing_mm, geometry.weights_mm)
+    cut_off = inside & reaches_edge(hu, first.spacing_mm)
+    partial = _partial(_height_mm(inside, geometry), beyond_mm(stack, headers))
     return Volume(
         hu=hu,
         sop_uids=tuple(header.sop_uid for header in stack.slices),
@@ -73,6 +80,7 @@ def _assemble(paths: Sequence[Path], oldest: datetime | None) -> Volume:
             *((partial,) if partial else ()),
             *notes,
             *geometry.warnings,
+            *_cut_off_warning(_height_mm(cut_off, geometry)),
             *_image_warnings(stack.slices),
             *_age_warning(first),
         ),
@@ -83,6 +91,19 @@ def _assemble(paths: Sequence[Path], oldest: datetime | None) -> Volume:
 ADULT_YEARS: Final = 18
 WHOLE_HEAD_MM: Final = 90.0
 """Height over which bone encloses brain in a whole head: 121 mm in a real one, 115 to 136 mm in simulated ones."""
+
+
+CUT_OFF_MM: Final = 10.0
+"""Less of the height at the edge of the image is the tip of a nose."""
+
+
+def _height_mm(which: BoolArray, geometry: Geometry) -> float:
+    return float(geometry.weights_mm[which].sum())
+
+
+def _cut_off_warning(cut_off_mm: float) -> Iterable[str]:
+    if cut_off_mm >= CUT_OFF_MM:
+        yield f"The field of view cuts off a part of the head on {cut_off_mm:.0f} mm of its height."
 
 
 def _partial(enclosed_mm: float, left_out_mm: float) -> str | None:

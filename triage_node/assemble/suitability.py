@@ -9,10 +9,13 @@ from datetime import datetime
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from triage_node.assemble.headers import Header, taken_at
 from triage_node.domain import Float64Array, Int16Array, NotAnalyzedReason, UInt8Array
 from triage_node.errors import NotSuitable
+
+BoolArray = NDArray[np.bool_]
 
 # ---------------------------------------------------------------- what the header says
 
@@ -129,22 +132,36 @@ _TISSUE_PER_BONE: Final = 0.5
 """A skull is thinner than what it holds; where the offset of the scale was lost, brain counts as bone."""
 _DEPTH_MM: Final = 30.0
 """The inside of a skull is 100 mm high and more; a 60 mm scan of a head shows half of that."""
+_EDGE_MM: Final = 30.0
+"""Skin and an ear may touch the edge; skull along 30 mm of it is cut off (a real head, cropped: 40 mm and more)."""
 
 
-def require_head_pixels(hu: Int16Array, pixel_spacing_mm: tuple[float, float], weights_mm: Float64Array) -> float:
-    """The mm over which bone encloses a brain-sized region of soft tissue.
+def require_head_pixels(hu: Int16Array, pixel_spacing_mm: tuple[float, float], weights_mm: Float64Array) -> BoolArray:
+    """(slices,) bool: where bone encloses a brain-sized region of soft tissue.
 
     Raises NotSuitable(NOT_HEAD) where that is hardly anywhere. Lenient on purpose: a labelled head is refused only
     where nothing in it can be the inside of a skull.
     """
-    enclosed_mm = sum(
-        float(weight_mm)
-        for slice_hu, weight_mm in zip(hu, weights_mm, strict=True)
-        if _shows_inside_of_skull(slice_hu, pixel_spacing_mm)
-    )
-    if enclosed_mm < _DEPTH_MM:
+    inside = np.array([_shows_inside_of_skull(slice_hu, pixel_spacing_mm) for slice_hu in hu])
+    if float(weights_mm[inside].sum()) < _DEPTH_MM:
         raise NotSuitable(NotAnalyzedReason.NOT_HEAD, "No brain enclosed by a skull was found in the images.")
-    return enclosed_mm
+    return inside
+
+
+def reaches_edge(hu: Int16Array, pixel_spacing_mm: tuple[float, float]) -> BoolArray:
+    """(slices,) bool: where soft tissue or bone lies along an edge of the image, so that the field of view cut it."""
+    return np.array([_along_edges_mm(slice_hu, pixel_spacing_mm) >= _EDGE_MM for slice_hu in hu])
+
+
+def _along_edges_mm(slice_hu: Int16Array, pixel_spacing_mm: tuple[float, float]) -> float:
+    down, across = _cell(pixel_spacing_mm)
+    rows = slice_hu[:down].mean(axis=0), slice_hu[-down:].mean(axis=0)
+    columns = slice_hu[:, :across].mean(axis=1), slice_hu[:, -across:].mean(axis=1)
+    return sum(
+        float(np.count_nonzero(edge > _TISSUE_HU[0])) * pixel_mm
+        for edges, pixel_mm in ((rows, pixel_spacing_mm[1]), (columns, pixel_spacing_mm[0]))
+        for edge in edges
+    )
 
 
 def _shows_inside_of_skull(slice_hu: Int16Array, pixel_spacing_mm: tuple[float, float]) -> bool:
@@ -165,13 +182,19 @@ def _shows_inside_of_skull(slice_hu: Int16Array, pixel_spacing_mm: tuple[float, 
 
 def _blocks(slice_hu: Int16Array, pixel_spacing_mm: tuple[float, float]) -> tuple[Int16Array, float]:
     """(rows, down, columns, across) int16: the slice in cells of about _GRID_MM, and the area of one cell in mm2."""
-    down, across = (max(1, round(_GRID_MM / spacing)) for spacing in pixel_spacing_mm)
+    down, across = _cell(pixel_spacing_mm)
     rows, columns = slice_hu.shape[0] // down, slice_hu.shape[1] // across
     cells = slice_hu[: rows * down, : columns * across].reshape(rows, down, columns, across)
     return cells, down * pixel_spacing_mm[0] * across * pixel_spacing_mm[1]
 
 
-def _sides_with_bone(bone: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> UInt8Array:
+def _cell(pixel_spacing_mm: tuple[float, float]) -> tuple[int, int]:
+    """Pixels (down, across) of a cell of about _GRID_MM."""
+    down, across = (max(1, round(_GRID_MM / spacing)) for spacing in pixel_spacing_mm)
+    return down, across
+
+
+def _sides_with_bone(bone: BoolArray) -> UInt8Array:
     """(rows, columns) uint8: in how many of the four directions along rows and columns bone is met."""
     seen = np.logical_or.accumulate
     left, above = seen(bone, axis=1), seen(bone, axis=0)
