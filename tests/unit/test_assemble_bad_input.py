@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,12 @@ from pydicom.uid import UID, HTJ2KLossless, JPEG2000Lossless, JPEGLosslessSV1, J
 from tests import ct
 from triage_node.assemble import assemble
 from triage_node.assemble.codestreams import claimed_matrix
+from triage_node.config import Config
 from triage_node.domain import NotAnalyzedReason
 from triage_node.errors import NotSuitable
+from triage_node.infer.bundle import find_bundle
+from triage_node.infer.process import InferenceProcess
+from triage_node.pipeline.analysis import analyze_folder
 
 R = NotAnalyzedReason
 ENOUGH_BYTES = 20_000_000
@@ -152,3 +157,21 @@ def test_a_codestream_that_claims_more_than_its_header_is_refused_before_it_is_d
     image.PixelData = encapsulate([bytes(frame)])
     image.save_as(paths[3])
     assert "does not have the matrix" in refusal_of(paths).detail
+
+
+def test_a_folder_with_broken_headers_is_analysed_all_the_same(tmp_path: Path) -> None:
+    """Cut off; several classes; a value of the wrong length: the last two were seen to stop the command."""
+    (path,) = ct.save(ct.head([0.0]), tmp_path / "in")
+    whole = path.read_bytes()
+    class_at = whole.index(b"UI", whole.index(b"\x08\x00\x16\x00UI")) - 4
+    broken = {
+        "cut": whole[: class_at + 6],
+        "classes": whole.replace(b"1.2.840.10008.5.1.4.1.1.2\0", b"1.2.840.10008.5\\1.4.1.1.2\0"),
+        "length": whole[: class_at + 4] + b"US" + whole[class_at + 6 :].replace(b"\x1a\0", b"\x19\0", 1),
+    }
+    for name, data in broken.items():
+        (tmp_path / "in" / name).write_bytes(data)
+    never_started = InferenceProcess(find_bundle("default"), timeout_s=1)
+    now = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    (result,) = analyze_folder(tmp_path / "in", tmp_path / "out", config=Config(), predictor=never_started, now=now)
+    assert result["reason"] == "TOO_FEW_SLICES"

@@ -91,8 +91,6 @@ def _assemble(paths: Sequence[Path], oldest: datetime | None) -> Volume:
 ADULT_YEARS: Final = 18
 WHOLE_HEAD_MM: Final = 90.0
 """Height over which bone encloses brain in a whole head: 121 mm in a real one, 115 to 136 mm in simulated ones."""
-
-
 CUT_OFF_MM: Final = 10.0
 """Less of the height at the edge of the image is the tip of a nose."""
 

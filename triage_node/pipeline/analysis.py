@@ -15,11 +15,11 @@ from time import monotonic
 from typing import Any, Protocol
 
 from pydicom import dcmread
-from pydicom.errors import InvalidDicomError
 
 from triage_node import log, report
 from triage_node.admit import CT_CLASSES
 from triage_node.assemble import assemble
+from triage_node.assemble.headers import READ_ERRORS
 from triage_node.assemble.primary import Sketch, Stand, Turn, preference, sketch, turn
 from triage_node.config import Config
 from triage_node.decide import decide
@@ -189,10 +189,11 @@ def _series_in(folder: Path) -> dict[str, list[Path]]:
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         try:
             header = dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID", "SeriesInstanceUID"])
-        except InvalidDicomError:
+            class_uid, series_uid = (str(header.get(keyword) or "") for keyword in ("SOPClassUID", "SeriesInstanceUID"))
+        except READ_ERRORS:
             continue
-        if header.get("SOPClassUID") in CT_CLASSES and header.get("SeriesInstanceUID"):
-            found.setdefault(str(header.SeriesInstanceUID), []).append(path)
+        if class_uid in CT_CLASSES and series_uid:
+            found.setdefault(series_uid, []).append(path)
     if not found:
         raise UsageError(f"{folder} holds no DICOM CT image; give the folder of a head CT series")
     return found
