@@ -19,9 +19,11 @@ from socketserver import BaseServer
 from typing import Any, Final, cast
 
 from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
 from triage_node.log import event
+from triage_node.receive.prompt import Doorbell, PromptDIMSE
 
 MAXIMUM_PDU_SIZE: Final = 131072
 """Bytes of a P-DATA-TF PDU that we offer (PS3.8 D.1). Not 0: a sender then makes one PDU of a whole object."""
@@ -46,6 +48,13 @@ class Limits:
     connections_per_address: int
 
 
+class SharedContexts(list[PresentationContext]):
+    """What we support. Negotiation only reads it; a copy for each association takes 24 ms (180 SOP classes)."""
+
+    def __deepcopy__(self, _memo: object) -> SharedContexts:
+        return self
+
+
 class GuardedSocket(AssociationSocket):
     """Reads PDUs with a length cap, checked before anything is buffered, and a deadline for each."""
 
@@ -55,6 +64,20 @@ class GuardedSocket(AssociationSocket):
         self._stall_timeout_s = stall_timeout_s
         self._deadline_s = 0.0
         self._body_type: int | None = None
+        self._doorbell = Doorbell(association)
+
+    @property
+    def ready(self) -> bool:
+        """Wait until there is a PDU to read, and whether there is; not while there is something to send."""
+        try:
+            return self._doorbell.wait_readable(self.socket if self._is_connected else None)
+        except (OSError, ValueError):
+            self.event_queue.put("Evt17")  # transport connection closed (PS3.8 9.2.1)
+            return False
+
+    def end(self) -> None:
+        """Nothing waits any more."""
+        self._doorbell.close()
 
     def recv(self, nr_bytes: int) -> bytearray:
         """The next `nr_bytes` of the PDU: pynetdicom asks for the 6 byte header, then for the rest.
@@ -122,6 +145,7 @@ class HardenedServer(ThreadedAssociationServer):
         self._connections: dict[socket.socket, str] = {}
         self._full: set[str] = set()
         super().__init__(*args, **kwargs)
+        self.contexts = SharedContexts(self.contexts)
 
     def get_request(self) -> tuple[socket.socket, Any]:
         """Accept a connection, and wait for nothing: TLS shakes hands in the thread of the connection."""
@@ -207,12 +231,15 @@ class GuardedConnection(RequestHandler):
         try:
             if isinstance(self.request, ssl.SSLSocket):
                 self.request.do_handshake()
-            self.server.serve_connection(self._create_association())
+            association = self._create_association()
+            self.server.serve_connection(association)
+            cast(GuardedSocket, association.dul.socket).end()
         finally:
             self.server.close_request(self.request)
 
     def _create_association(self) -> Association:
         association = super()._create_association()
+        association.dimse = PromptDIMSE(association)
         association.dul.event_queue.get_nowait()  # the stock socket announced itself (Evt5), so will the guarded one
         association.dul.socket = GuardedSocket(
             association, self.request, str(self.client_address[0]), self.server.limits.stall_timeout_s

@@ -240,8 +240,6 @@ _TOO_MANY: Final = Refusal(
 
 
 def _reject(association: Association, caller: Caller, refusal: Refusal) -> None:
-    association.acse.send_reject(*refusal.code)
-    association.is_rejected = True
     log_event(
         "association refused",
         reason=refusal.reason,
@@ -250,6 +248,8 @@ def _reject(association: Association, caller: Caller, refusal: Refusal) -> None:
         address=caller.address,
         advice=refusal.advice,
     )
+    association.acse.send_reject(*refusal.code)
+    association.is_rejected = True
     association.kill()  # waits until the rejection is sent
 
 
