@@ -9,7 +9,7 @@ enter         ledger: row committed
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from io import BytesIO
@@ -17,16 +17,21 @@ from pathlib import Path
 from typing import Any, Final
 
 from pydicom import dcmread
-from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
+from pydicom.multival import MultiValue
 from pydicom.uid import (
     CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
     EnhancedCTImageStorage,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
     LegacyConvertedEnhancedCTImageStorage,
 )
 
 from triage_node import log
 from triage_node.domain import Instance, InstanceOutcome, ReceivedObject, StoreStatus
+from triage_node.elements import first_texts
 from triage_node.errors import RejectedObject
 from triage_node.spool import Arrival, Spool, dataset_sha256
 from triage_node.store import ledger
@@ -34,15 +39,19 @@ from triage_node.store.database import Database
 
 CT_CLASSES: Final = frozenset({CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage})
 
-_ELEMENTS: Final[list[str]] = [
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "Modality",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-]
+Header = Mapping[str, str]
+"""Values by keyword, as text: several are separated by backslashes, as in the data set."""
+
+_TAGS: Final[Mapping[int, str]] = {
+    0x00080016: "SOPClassUID",
+    0x00080018: "SOPInstanceUID",
+    0x00080060: "Modality",
+    0x0020000D: "StudyInstanceUID",
+    0x0020000E: "SeriesInstanceUID",
+    0x00200032: "ImagePositionPatient",
+    0x00200037: "ImageOrientationPatient",
+}
+_UIDS: Final = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 
 REBUILD_BATCH: Final = 500
 CLOCK_SLACK_S: Final = 3600.0
@@ -107,14 +116,9 @@ class Admission:
             log.event("recovered", half_written_removed=swept, rows_rebuilt=entered)
         return entered
 
-    def close(self) -> None:
-        """Write what is queued."""
-        self._writer.close()
-
     def _identify(self, received: ReceivedObject) -> Instance:
-        header = _read_header(BytesIO(b"".join((received.header, received.dataset))))
-        uid = str(header.get("SOPInstanceUID", ""))
-        if uid != received.sop_uid or str(header.get("SOPClassUID", "")) != received.sop_class_uid:
+        header = _received_header(received)
+        if header["SOPInstanceUID"] != received.sop_uid or header.get("SOPClassUID") != received.sop_class_uid:
             raise RejectedObject(
                 StoreStatus.DATASET_DOES_NOT_MATCH, "the data set is not the object that the command announced"
             )
@@ -184,51 +188,65 @@ def _from_spool(path: Path) -> Instance | None:
 
 
 def _from_file(path: Path) -> Instance:
-    header = _read_header(path)
+    header = _parsed_header(path)
     stat = path.stat()
-    class_uid = str(header.SOPClassUID)
+    meta = read_file_meta_info(path)
     return replace(
         _instance(
             header,
-            transfer_syntax_uid=str(header.file_meta.TransferSyntaxUID),
+            transfer_syntax_uid=str(meta.TransferSyntaxUID),
             size_bytes=stat.st_size,
-            calling_ae=str(header.file_meta.get("SourceApplicationEntityTitle", "")),
+            calling_ae=str(meta.get("SourceApplicationEntityTitle", "")),
             source_address="",
             association="",
             received_at=datetime.fromtimestamp(stat.st_mtime, UTC),
-            outcome=InstanceOutcome.SERIES if class_uid in CT_CLASSES else InstanceOutcome.IGNORED,
+            outcome=InstanceOutcome.SERIES if header["SOPClassUID"] in CT_CLASSES else InstanceOutcome.IGNORED,
         ),
         sha256=dataset_sha256(path),
     )
 
 
-def _read_header(source: BytesIO | Path) -> FileDataset:
+def _received_header(received: ReceivedObject) -> Header:
+    texts = None
+    if received.transfer_syntax_uid not in (ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian):
+        explicit_vr = received.transfer_syntax_uid != ImplicitVRLittleEndian
+        texts = first_texts(received.dataset, _TAGS, explicit_vr=explicit_vr)
+    if texts is None:
+        return _parsed_header(BytesIO(b"".join((received.header, received.dataset))))
+    return _identified({_TAGS[tag]: text for tag, text in texts.items()})
+
+
+def _parsed_header(source: BytesIO | Path) -> Header:
     try:
-        header = dcmread(source, stop_before_pixels=True, specific_tags=list(_ELEMENTS))
-        for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
-            if not header.get(keyword):
-                raise RejectedObject(StoreStatus.CANNOT_UNDERSTAND, f"the object carries no {keyword}")
-            if len(str(header[keyword].value)) > 64:
-                raise RejectedObject(
-                    StoreStatus.CANNOT_UNDERSTAND, f"{keyword} is longer than 64 characters (PS3.5 9.1)"
-                )
-    except RejectedObject:
-        raise
+        parsed = dcmread(source, stop_before_pixels=True, specific_tags=list(_TAGS.values()))
+        return _identified({keyword: _text(parsed.get(keyword)) for keyword in _TAGS.values()})
     except (InvalidDicomError, ValueError, KeyError, AttributeError, TypeError, EOFError, NotImplementedError) as error:
         # what pydicom raises on bytes that are no data set; its message may hold values, so it is not passed on
         raise RejectedObject(
             StoreStatus.CANNOT_UNDERSTAND, f"the data set cannot be parsed ({type(error).__name__})"
         ) from None
+
+
+def _text(value: object) -> str:
+    return "\\".join(map(str, value)) if isinstance(value, MultiValue) else str(value or "")
+
+
+def _identified(header: Header) -> Header:
+    for keyword in _UIDS:
+        if not header.get(keyword):
+            raise RejectedObject(StoreStatus.CANNOT_UNDERSTAND, f"the object carries no {keyword}")
+        if len(header[keyword]) > 64:
+            raise RejectedObject(StoreStatus.CANNOT_UNDERSTAND, f"{keyword} is longer than 64 characters (PS3.5 9.1)")
     return header
 
 
-def _instance(header: Dataset, **known: Any) -> Instance:
+def _instance(header: Header, **known: Any) -> Instance:
     return Instance(
-        sop_uid=str(header.SOPInstanceUID),
-        sop_class_uid=str(header.SOPClassUID),
-        study_uid=str(header.StudyInstanceUID),
-        series_uid=str(header.SeriesInstanceUID),
-        modality=str(header.get("Modality", ""))[:16],
+        sop_uid=header["SOPInstanceUID"],
+        sop_class_uid=header["SOPClassUID"],
+        study_uid=header["StudyInstanceUID"],
+        series_uid=header["SeriesInstanceUID"],
+        modality=header.get("Modality", "")[:16],
         sha256="",
         position_mm=_floats(header, "ImagePositionPatient", 3),
         normal=_normal(header),
@@ -236,7 +254,7 @@ def _instance(header: Dataset, **known: Any) -> Instance:
     )
 
 
-def _normal(header: Dataset) -> tuple[float, float, float] | None:
+def _normal(header: Header) -> tuple[float, float, float] | None:
     cosines = _floats(header, "ImageOrientationPatient", 6)
     if cosines is None:
         return None
@@ -244,9 +262,9 @@ def _normal(header: Dataset) -> tuple[float, float, float] | None:
     return (b * f - c * e, c * d - a * f, a * e - b * d)
 
 
-def _floats(header: Dataset, keyword: str, count: int) -> Any:
+def _floats(header: Header, keyword: str, count: int) -> Any:
     try:
-        values = tuple(float(value) for value in header.get(keyword) or ())
-    except (TypeError, ValueError):
+        values = tuple(map(float, header.get(keyword, "").split("\\")))
+    except ValueError:
         return None
     return values if len(values) == count else None
