@@ -88,5 +88,4 @@ class Site:
 
     def close(self) -> None:
         """Give everything back."""
-        self.admission.close()
         self.parts.database.close()

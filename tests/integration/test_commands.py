@@ -27,7 +27,6 @@ def config_path(tmp_path: Path) -> Path:
     admission = Admission(spool=Spool(loaded.node.data_dir), database=database, clock=Clock())
     for image in ct.head([0.0, 5.0, 10.0]):
         admission.admit(received(image))
-    admission.close()
     database.close()
     return path
 

@@ -116,7 +116,6 @@ class Site:
     def close(self) -> None:
         """Give everything back."""
         self.counts.close()
-        self.admission.close()
         self.parts.database.close()
 
 

@@ -39,7 +39,6 @@ class Node:
 def node(tmp_path: Path) -> Iterator[Node]:
     made = Node(tmp_path)
     yield made
-    made.admission.close()
     made.database.close()
 
 

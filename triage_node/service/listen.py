@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 
 from triage_node.admit import Admission
@@ -23,9 +24,9 @@ def run(parts: Parts, stop: threading.Event) -> None:
         may_receive=lambda: parts.spool.free_mb() >= parts.config.node.min_free_mb,
     )
     port = listener.start()
+    gc.freeze()  # what is loaded by now stays: collections of what images leave behind need not look at it
     try:
         with present(parts, "listen", port):
             stop.wait()
     finally:
         listener.stop()
-        admission.close()

@@ -2,7 +2,7 @@
 
 schema      the tables and their constraints
 database    opening, transactions, migrations
-ledger      what was received; one writer thread with group commit
+ledger      what was received; group commit
 claims      revisions of series: complete, claim, heartbeat
 studies     the series of one study beside each other
 publication the end of a revision becomes public
