@@ -12,7 +12,8 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from tests import report_cases as cases
-from triage_node.domain import ObjectKind, Prediction, ResultObject, Volume
+from triage_node.domain import ObjectKind, Outcome, Prediction, ResultObject, Volume
+from triage_node.report import ResultUids, build_notice
 
 PER_IMAGE = ("ReferencedSeriesSequence", "CurrentRequestedProcedureEvidenceSequence")
 """Lists of whole images."""
@@ -105,3 +106,24 @@ def test_frames_of_several_thicknesses_keep_theirs_in_the_segmentation(tmp_path:
     for groups in seg.PerFrameFunctionalGroupsSequence:
         number = groups.DerivationImageSequence[0].SourceImageSequence[0].ReferencedFrameNumber
         assert groups.PixelMeasuresSequence[0].SliceThickness == 2.5 * number
+
+
+def test_an_image_that_was_once_a_frame_of_another_file_is_referred_to_as_itself(tmp_path: Path) -> None:
+    """Its header tells of that file, which may be nowhere any more."""
+    path = cases.write_ct(tmp_path, slices=1)[0]
+    image, origin = dcmread(path), Dataset()
+    origin.ReferencedSOPClassUID, origin.ReferencedSOPInstanceUID = image.SOPClassUID, "1.2.3.999"
+    image.ConversionSourceAttributesSequence = [origin]
+    image.save_as(path)
+    objects = build_notice(
+        source=path,
+        outcome=Outcome.NOT_ANALYZED,
+        reason="TOO_FEW_SLICES",
+        detail="Only 1 slice.",
+        producer=cases.PRODUCER,
+        uids=ResultUids(node="TRIAGE", series_uid=cases.SERIES_UID, revision=1),
+        created_at=cases.CREATED_AT,
+    )
+    (page,) = (made for made in objects if made.kind == ObjectKind.NOTICE_IMAGE)
+    (source,) = dcmread(BytesIO(page.data)).SourceImageSequence
+    assert source.ReferencedSOPInstanceUID == image.SOPInstanceUID

@@ -98,7 +98,7 @@ def _stored_frames(path: Path, headers: Sequence[Header]) -> Iterator[NDArray[An
 
 
 def _require_ct_pixels(header: Header) -> None:
-    """16 bits allocated (PS3.3 C.8.2.1.1.4), and a matrix that a CT can have."""
+    """16 bits allocated (PS3.3 C.8.2.1), and a matrix that a CT can have."""
     if header.number("BitsAllocated") != CT_BITS:
         raise NotSuitable(NotAnalyzedReason.UNREADABLE, f"The pixels are not stored in {CT_BITS} bits, as a CT's are.")
     rows, columns = _matrix(header)

@@ -22,6 +22,10 @@ from triage_node.report.instance import Context, read_header
 _REFERENCES: Final = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
 
 
+class _StandIn(Dataset):
+    """One frame as an image; Conversion Source Attributes (PS3.3 C.12.1) tell of which file it is which frame."""
+
+
 def source_slices(volume: Volume, context: Context) -> tuple[Dataset, ...]:
     """One data set per slice of the volume, in its order.
 
@@ -34,7 +38,7 @@ def source_slices(volume: Volume, context: Context) -> tuple[Dataset, ...]:
 
 def reference_of(image: Dataset) -> tuple[str, int | None]:
     """(SOP Instance UID, frame number) that one of `source_slices` stands for; None for the whole of a single image."""
-    if "ConversionSourceAttributesSequence" not in image:
+    if not isinstance(image, _StandIn):
         return str(image.SOPInstanceUID), None
     (origin,) = image.ConversionSourceAttributesSequence
     return str(origin.ReferencedSOPInstanceUID), int(origin.ReferencedFrameNumber)
@@ -45,7 +49,7 @@ def refer_to_frames(made: Dataset, slices: Sequence[Dataset]) -> None:
     origins = {
         str(image.SOPInstanceUID): image.ConversionSourceAttributesSequence[0]
         for image in slices
-        if "ConversionSourceAttributesSequence" in image
+        if isinstance(image, _StandIn)
     }
     if origins:
         _replace_references(made, origins)
@@ -92,7 +96,7 @@ def _name_whole_images(series: Dataset) -> None:
 
 def _slice(header: Dataset, volume: Volume, index: int, context: Context) -> Dataset:
     frame_number = volume.frame_number(index)
-    seen = Dataset()
+    seen = Dataset() if frame_number is None else _StandIn()
     for keyword in _REFERENCES:
         setattr(seen, keyword, str(header[keyword].value))
     if frame_number is not None:
