@@ -294,13 +294,13 @@ def test_a_private_class_is_taken_from_the_source_that_lists_it_and_from_no_othe
 def test_a_private_object_is_kept_and_entered_as_ignored(start: Callable[..., Node_], tmp_path: Path) -> None:
     with closing(open_database(f"sqlite:///{tmp_path / 'db.sqlite3'}")) as database:
         spool = Spool(tmp_path / "spool")
-        with closing(Admission(spool=spool, database=database, clock=lambda: datetime.now(UTC))) as admission:
-            lists = Source(ae_title="CT1", hosts=["127.0.0.1"], accept_classes=[PRIVATE])
-            node = start(replace(config(), sources=(lists,)), admission.admit)
-            private = write_ct(tmp_path / "private.dcm", sop_class_uid=PRIVATE)
-            assert [result.status for result in node.store(private)] == [0x0000]
-            assert board.status(database, now=datetime.now(UTC))["objects"] == {"IGNORED": 1}
-            assert encoded_dataset(spool.object_path(private.sop_uid)) == encoded_dataset(private.path)
+        admission = Admission(spool=spool, database=database, clock=lambda: datetime.now(UTC))
+        lists = Source(ae_title="CT1", hosts=["127.0.0.1"], accept_classes=[PRIVATE])
+        node = start(replace(config(), sources=(lists,)), admission.admit)
+        private = write_ct(tmp_path / "private.dcm", sop_class_uid=PRIVATE)
+        assert [result.status for result in node.store(private)] == [0x0000]
+        assert board.status(database, now=datetime.now(UTC))["objects"] == {"IGNORED": 1}
+        assert encoded_dataset(spool.object_path(private.sop_uid)) == encoded_dataset(private.path)
 
 
 # ---------------------------------------------------------------- answers
