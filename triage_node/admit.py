@@ -8,7 +8,6 @@ enter         ledger: row committed
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from pydicom import dcmread
-from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.multival import MultiValue
 from pydicom.uid import (
@@ -31,7 +29,7 @@ from pydicom.uid import (
 
 from triage_node import log
 from triage_node.domain import Instance, InstanceOutcome, ReceivedObject, StoreStatus
-from triage_node.elements import first_texts
+from triage_node.elements import READ_ERRORS, first_texts
 from triage_node.errors import RejectedObject
 from triage_node.spool import Arrival, Spool, dataset_sha256
 from triage_node.store import ledger
@@ -182,7 +180,7 @@ def _from_spool(path: Path) -> Instance | None:
     """As `_from_file`; None, and an event, for a file that is no object of ours."""
     try:
         return _from_file(path)
-    except (RejectedObject, OSError, AttributeError, struct.error) as error:
+    except (RejectedObject, *READ_ERRORS) as error:
         log.event("a spooled file cannot be read", file=path.stem[:12], error=type(error).__name__)
         return None
 
@@ -220,8 +218,9 @@ def _parsed_header(source: BytesIO | Path) -> Header:
     try:
         parsed = dcmread(source, stop_before_pixels=True, specific_tags=list(_TAGS.values()))
         return _identified({keyword: _text(parsed.get(keyword)) for keyword in _TAGS.values()})
-    except (InvalidDicomError, ValueError, KeyError, AttributeError, TypeError, EOFError, NotImplementedError) as error:
-        # what pydicom raises on bytes that are no data set; its message may hold values, so it is not passed on
+    except OSError:
+        raise
+    except READ_ERRORS as error:  # its message may hold values, so it is not passed on
         raise RejectedObject(
             StoreStatus.CANNOT_UNDERSTAND, f"the data set cannot be parsed ({type(error).__name__})"
         ) from None

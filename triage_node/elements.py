@@ -7,8 +7,17 @@ well formed: whoever gets None asks pydicom, which knows every other case and sa
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Collection, Iterator
 from typing import Final
+
+from pydicom.errors import BytesLengthException, InvalidDicomError
+
+READ_ERRORS: Final = (
+    OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError, OverflowError,
+    RuntimeError, NotImplementedError, InvalidDicomError, BytesLengthException, struct.error, zlib.error,
+)  # fmt: skip
+"""What pydicom and its decoders were seen to raise on broken files."""
 
 _LONG_VRS: Final = frozenset(
     {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import struct
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
@@ -15,17 +13,11 @@ from typing import Any, Final
 import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from triage_node.assemble.frames import FUNCTIONAL_GROUPS, frame_elements, is_multi_frame
 from triage_node.domain import Float64Array, NotAnalyzedReason
+from triage_node.elements import READ_ERRORS
 from triage_node.errors import NotSuitable
-
-READ_ERRORS: Final = (
-    OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError, OverflowError,
-    RuntimeError, NotImplementedError, InvalidDicomError, BytesLengthException, struct.error, zlib.error,
-)  # fmt: skip
-"""What pydicom and its decoders were seen to raise on broken files."""
 
 ELEMENTS: Final = (
     "SOPClassUID", "SOPInstanceUID", "Modality", "PatientAge", "ImageType", "NumberOfFrames",

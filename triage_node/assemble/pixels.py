@@ -15,8 +15,9 @@ from pydicom.encaps import generate_frames
 from pydicom.pixels.utils import iter_pixels
 
 from triage_node.assemble.codestreams import claimed_matrix
-from triage_node.assemble.headers import READ_ERRORS, Header
+from triage_node.assemble.headers import Header
 from triage_node.domain import Int16Array, NotAnalyzedReason
+from triage_node.elements import READ_ERRORS
 from triage_node.errors import NotSuitable
 
 AIR_HU: Final = -1024

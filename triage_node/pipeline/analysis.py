@@ -19,7 +19,6 @@ from pydicom import dcmread
 from triage_node import log, report
 from triage_node.admit import CT_CLASSES
 from triage_node.assemble import assemble
-from triage_node.assemble.headers import READ_ERRORS
 from triage_node.assemble.primary import Sketch, Stand, Turn, preference, sketch, turn
 from triage_node.config import Config
 from triage_node.decide import decide
@@ -37,6 +36,7 @@ from triage_node.domain import (
     ResultObject,
     Volume,
 )
+from triage_node.elements import READ_ERRORS
 from triage_node.errors import InferenceError, NotSuitable, UsageError
 from triage_node.locate import locate
 from triage_node.report.uids import ResultUids
