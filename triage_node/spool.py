@@ -16,7 +16,7 @@ import os
 import secrets
 import shutil
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -115,14 +115,18 @@ class Spool:
         """Remove a received object, if it is there. Its directory is not fsynced: what comes back is removed again."""
         self.object_path(sop_uid).unlink(missing_ok=True)
 
-    def remove_results(self, *, older_than: datetime) -> int:
-        """Remove result files and quarantined objects last written before a moment; returns how many."""
-        removed = 0
-        for path in (*self._results.glob("*/*/*.dcm"), *self._quarantine.glob("*.dcm")):
+    def remove_results(self, *, older_than: datetime, keep: Collection[str]) -> None:
+        """Remove results of revisions last written before a moment, but for those of the series in `keep`."""
+        kept = {ref(series_uid) for series_uid in keep}
+        for folder in self._results.glob("*/*"):
+            if folder.parent.name not in kept and folder.stat().st_mtime < older_than.timestamp():
+                shutil.rmtree(folder)
+
+    def remove_quarantined(self, *, older_than: datetime) -> None:
+        """Remove quarantined objects that came before a moment."""
+        for path in self._quarantine.glob("*.dcm"):
             if path.stat().st_mtime < older_than.timestamp():
                 path.unlink(missing_ok=True)
-                removed += 1
-        return removed
 
     def probe(self) -> None:
         """Write and link a file as `keep` does, and remove it again. OSError where the disk or its rights refuse."""

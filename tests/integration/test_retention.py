@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -47,6 +46,10 @@ def deliver_a_series(site: Site, model: InferenceProcess) -> str:
     return series_uid
 
 
+def results_of(site: Site, series_uid: str) -> list[Path]:
+    return [site.parts.spool.root / made["path"] for made in site.result(series_uid)["objects"]]
+
+
 def stored(site: Site) -> int:
     return len(list(site.parts.spool.objects()))
 
@@ -72,18 +75,19 @@ def test_images_of_a_delivered_series_go_after_their_time_and_the_ledger_stays(
 
 
 def test_what_is_in_flight_is_never_removed(site: Site, model: InferenceProcess) -> None:
-    waiting_uid = site.receive()  # complete, not analysed
+    series_uid = site.receive()  # complete, not analysed
     site.clock.advance(400 * DAY_S)
     remove_old(site.parts)
     assert stored(site) == 20
     analyze_next(site.parts, model)  # reported, not delivered
+    site.clock.now = site.NOW + timedelta(days=4000)  # results are as old as their files, which are of today
     remove_old(site.parts)
     assert stored(site) == 20
-    for made in site.result(waiting_uid)["objects"]:
-        os.utime(site.parts.spool.root / made["path"], (site.clock().timestamp(), site.clock().timestamp()))
-    site.deliver()
+    assert all(path.exists() for path in results_of(site, series_uid))
+    assert site.deliver() > 0
     remove_old(site.parts)
     assert stored(site) == 0
+    assert not any(path.exists() for path in results_of(site, series_uid))
 
 
 def test_a_dead_letter_keeps_its_series_and_its_result(tmp_path: Path, model: InferenceProcess) -> None:
@@ -174,12 +178,10 @@ def test_images_that_come_again_after_their_removal_are_no_new_series(site: Site
 
 def test_results_go_after_their_own_time(site: Site, model: InferenceProcess) -> None:
     series_uid = deliver_a_series(site, model)
-    paths = [site.parts.spool.root / made["path"] for made in site.result(series_uid)["objects"]]
-    site.clock.now = site.NOW + timedelta(days=200)
-    for path in paths:
-        os.utime(path, (site.NOW.timestamp(), site.NOW.timestamp()))
+    paths = results_of(site, series_uid)
+    site.clock.now = datetime.now(UTC) + timedelta(days=300)
     remove_old(site.parts)
     assert all(path.exists() for path in paths)
-    site.clock.advance(200 * DAY_S)
+    site.clock.advance(100 * DAY_S)
     remove_old(site.parts)
     assert not any(path.exists() for path in paths)

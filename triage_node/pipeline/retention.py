@@ -23,7 +23,9 @@ def remove_old(parts: Parts) -> None:
         before = parts.clock() - timedelta(days=settings.images_days)
         _remove(parts, before, series=SERIES_A_PASS)
     if settings.results_days:
-        parts.spool.remove_results(older_than=parts.clock() - timedelta(days=settings.results_days))
+        before = parts.clock() - timedelta(days=settings.results_days)
+        parts.spool.remove_results(older_than=before, keep=retention.unfinished(parts.database))
+        parts.spool.remove_quarantined(older_than=before)
     if parts.spool.free_mb() < settings.free_mb:
         _make_room(parts)
 

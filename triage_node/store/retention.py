@@ -47,6 +47,13 @@ def images(database: Database, series_uid: str) -> list[str]:
         return list(connection.execute(query).scalars())
 
 
+def unfinished(database: Database) -> set[str]:
+    """Series that are in flight: open, or with a result that is not delivered."""
+    query = sa.select(revision.c.series_uid).where(revision.c.state != SeriesState.DELIVERED.value)
+    with database.reading() as connection:
+        return set(connection.execute(query).scalars())
+
+
 def loose_objects(database: Database, *, before: datetime, limit: int) -> list[str]:
     """SOP Instance UIDs of stored objects that belong to no series that is analysed, oldest first."""
     query = (
