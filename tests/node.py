@@ -108,8 +108,14 @@ class Node:
 
     def port(self, role: str = "listen") -> int:
         """Port of a live role; waits for it."""
-        self.wait_for(lambda: bool(self._ports(role)), what=f"role {role}")
-        return self._ports(role)[-1]
+        ports: list[int] = []
+
+        def is_up() -> bool:
+            ports[:] = self._ports(role)
+            return bool(ports)
+
+        self.wait_for(is_up, what=f"role {role}")
+        return ports[-1]
 
     def wait_for(self, true: Callable[[], bool], *, what: str, timeout_s: float = 90) -> None:
         """Wait until something holds; fails with the end of the log."""
