@@ -32,6 +32,12 @@ class Orthanc:
         request = urllib.request.Request(self._base + path, method="DELETE")
         urllib.request.urlopen(request, timeout=10).close()
 
+    def post(self, path: str, data: bytes) -> Any:
+        """The JSON answer to what was sent."""
+        request = urllib.request.Request(self._base + path, data=data, method="POST")
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.load(answer)
+
     def instances(self) -> list[dict[str, Any]]:
         """Simplified tags of every instance it holds."""
         return [self.get(f"/instances/{one}/simplified-tags") for one in self.get("/instances")]

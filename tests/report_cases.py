@@ -35,6 +35,25 @@ PRODUCER = Producer(node_name="TRIAGE", software_version="0.1.0", bundle=BUNDLE)
 SIZE = 64
 SPACING_MM = (3.5, 3.5)
 
+NAMES: list[tuple[str | list[str], str]] = [
+    ("ISO_IR 100", "Müller^Jörg"),
+    ("ISO_IR 101", "Dvořák^Jiří"),
+    ("ISO_IR 126", "Διονυσιος^Α"),
+    ("ISO_IR 127", "قباني^لنزار"),
+    ("ISO_IR 138", "שרון^דבורה"),
+    ("ISO_IR 144", "Люксембург^Иван"),
+    ("ISO_IR 148", "Çavuşoğlu^Şule"),
+    ("ISO_IR 166", "สมชาย^ใจดี"),
+    ("ISO_IR 13", "ﾔﾏﾀﾞ^ﾀﾛｳ"),
+    (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう"),
+    (["ISO 2022 IR 13", "ISO 2022 IR 87"], "ﾔﾏﾀﾞ^ﾀﾛｳ=山田^太郎=やまだ^たろう"),
+    (["", "ISO 2022 IR 149"], "Hong^Gildong=洪^吉洞=홍^길동"),
+    ("GB18030", "Wang^XiaoDong=王^小东"),
+    ("GBK", "Wang^XiaoDong=王^小东"),
+    ("ISO_IR 192", "Wang^XiaoDong=王^小東"),
+]
+"""(SpecificCharacterSet, PatientName): PS3.5 annexes H to J and beyond."""
+
 
 def write_ct(
     folder: Path,

@@ -150,16 +150,8 @@ def test_a_region_is_tracked_under_one_uid_through_all_revisions() -> None:
 
 # ---------------------------------------------------------------- identity
 
-NAMES = [
-    ("ISO_IR 100", "Müller^Jörg"),
-    ("ISO_IR 144", "Люкceмбypг^Иван"),
-    (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう"),
-    (["ISO 2022 IR 13", "ISO 2022 IR 87"], "ﾔﾏﾀﾞ^ﾀﾛｳ=山田^太郎=やまだ^たろう"),
-    ("ISO_IR 192", "Wang^XiaoDong=王^小東"),
-]
 
-
-@pytest.mark.parametrize(("character_set", "name"), NAMES)
+@pytest.mark.parametrize(("character_set", "name"), cases.NAMES)
 def test_names_survive_in_every_character_set(tmp_path: Path, character_set: str | list[str], name: str) -> None:
     paths = cases.write_ct(
         tmp_path, elements={"SpecificCharacterSet": character_set, "PatientName": name, "ReferringPhysicianName": name}
@@ -172,6 +164,57 @@ def test_names_survive_in_every_character_set(tmp_path: Path, character_set: str
         assert read.get_item("PatientName").value == raw_name
         assert str(read.PatientName) == name == str(read.ReferringPhysicianName)
         assert read.SpecificCharacterSet == sent.SpecificCharacterSet
+
+
+def redeclared(paths: list[Path], declared: str, actual: str) -> None:
+    """Change what the files say of their character set, and nothing else; "" takes it out."""
+    for path in paths:
+        old = b"\x08\x00\x05\x00CS" + len(declared).to_bytes(2, "little") + declared.encode()
+        new = b"\x08\x00\x05\x00CS" + len(actual).to_bytes(2, "little") + actual.encode() if actual else b""
+        data = path.read_bytes()
+        assert data.count(old) == 1
+        path.write_bytes(data.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("declared", "text", "actual"),
+    [
+        ("ISO_IR 192", "Müller", "ISO_IR 100"),
+        ("ISO_IR 192", "頭部", "GB18030 "),
+        ("ISO_IR 192", "頭部", "\\ISO 2022 IR 87 "),
+        ("ISO_IR 192", "頭部", ""),
+        ("ISO_IR 100", "Müller", "ISO_IR 192"),  # its bytes are no UTF-8: to decode them is to lose them
+        ("ISO_IR 100", "Müller", ""),
+        ("ISO_IR 144", "Иван", "ISO_IR 999"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+def test_no_byte_is_lost_under_a_wrong_or_missing_character_set(
+    tmp_path: Path, declared: str, text: str, actual: str
+) -> None:
+    procedure, other = Dataset(), Dataset()
+    procedure.CodeValue, procedure.CodingSchemeDesignator, procedure.CodeMeaning = "X1", "99LOCAL", text
+    other.PatientID, other.IssuerOfPatientID = "2", text
+    elements = {
+        "SpecificCharacterSet": declared, "PatientName": text, "StudyDescription": text, "Manufacturer": text,
+        "ManufacturerModelName": text, "ProcedureCodeSequence": [procedure], "OtherPatientIDsSequence": [other],
+    }  # fmt: skip
+    paths = cases.write_ct(tmp_path, elements=elements)
+    redeclared(paths, declared, actual)
+    volume = cases.volume_of(paths)
+    sent = dcmread(paths[0])
+    for made in (*cases.results_of(volume, cases.prediction_of(volume, cases.mask_of(volume))), *notice(paths[0])):
+        read = parsed(made)
+        for keyword in ("PatientName", "StudyDescription"):
+            assert read.get_item(keyword).value == sent.get_item(keyword).value, made.kind
+        for sequence, keyword in (
+            ("ProcedureCodeSequence", "CodeMeaning"),
+            ("OtherPatientIDsSequence", "IssuerOfPatientID"),
+        ):
+            assert read[sequence][0].get_item(keyword).value == sent[sequence][0].get_item(keyword).value, made.kind
+        scanner = read.ContributingEquipmentSequence[0]
+        for keyword in ("Manufacturer", "ManufacturerModelName"):
+            assert scanner.get_item(keyword).value == sent.get_item(keyword).value, made.kind
 
 
 def test_a_name_in_another_character_set_than_declared_keeps_its_bytes(tmp_path: Path) -> None:

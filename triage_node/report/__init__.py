@@ -8,6 +8,7 @@ same bytes: clock and UIDs are arguments.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -90,8 +91,7 @@ def build_results(
     key_images = _key_images(volume, prediction, decision, findings, pictured, slices, context)
     objects = (*((seg,) if seg else ()), sr, *key_images)
     known = {*volume.sop_uids, *((seg.sop_uid,) if seg else ()), *((predecessor_sr[1],) if predecessor_sr else ())}
-    for made in objects:
-        require_sound(made, context, known=known)
+    _require_sound(objects, context, volume.paths[0], known)
     return objects
 
 
@@ -129,8 +129,7 @@ def build_notice(
         derivation="Notice: not analysed",
         context=context,
     )
-    for made in (notice, page):
-        require_sound(made, context, known={str(context.source.SOPInstanceUID)})
+    _require_sound((notice, page), context, source, {str(context.source.SOPInstanceUID)})
     return (notice, page)
 
 
@@ -159,6 +158,13 @@ def _require_consistent(
         raise ReportError("an analysed series has a priority")
     if prediction.mask is not None and prediction.mask.shape != volume.hu.shape:
         raise ReportError("the mask is not on the slices of the volume")
+
+
+def _require_sound(objects: Sequence[ResultObject], context: Context, source: Path, known: set[str]) -> None:
+    """Against the source as it is on disk, whatever became of `context.source` in between."""
+    fresh = replace(context, source=read_header(source))
+    for made in objects:
+        require_sound(made, fresh, known=known)
 
 
 def _seg(

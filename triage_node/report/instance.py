@@ -12,13 +12,15 @@ from typing import Final, cast
 
 from pydicom import dcmread, dcmwrite
 from pydicom.charset import convert_encodings
-from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.sequence import Sequence
 from pydicom.sr.coding import Code
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.valuerep import STR_VR
 
 from triage_node.domain import BundleRef, ObjectKind, Producer, ResultObject
 from triage_node.errors import ReportError
@@ -68,7 +70,11 @@ class Context:
     """What every object of one revision is made with."""
 
     source: Dataset
-    """Header of one received image: patient and study identity come from it."""
+    """Header of one received image: patient and study identity come from it, byte by byte.
+
+    Its texts must stay as they were read: pydicom decodes an element for good when it is looked at, and what does not
+    fit the declared character set is lost then.
+    """
     producer: Producer
     bundle: BundleRef | None
     uids: ResultUids
@@ -143,28 +149,57 @@ def _copy_identity(dataset: Dataset, source: Dataset) -> None:
         dataset.SpecificCharacterSet = source.SpecificCharacterSet
     elif "SpecificCharacterSet" in dataset:
         del dataset.SpecificCharacterSet
+    encodings = _encodings(source)
     for keyword in TYPE_2_IDENTITY:
         setattr(dataset, keyword, None)
     for keyword in (*TYPE_2_IDENTITY, *OPTIONAL_IDENTITY):
         if keyword in source:
-            _copy_element(dataset, source, keyword)
+            _copy_element(dataset, source, Tag(keyword), encodings)
     if source.get("PatientIdentityRemoved") == "YES" and not (
         source.get("DeidentificationMethod") or source.get("DeidentificationMethodCodeSequence")
     ):
         dataset.DeidentificationMethod = "not stated by the source"  # Type 1C, PS3.3 C.7.1.1
 
 
-def _copy_element(dataset: Dataset, source: Dataset, keyword: str) -> None:
-    tag = tag_for_keyword(keyword)
-    assert tag is not None
+def _has_value(source: Dataset, keyword: str) -> bool:
+    """Without looking at it, see Context.source."""
+    element = cast("DataElement | RawDataElement | None", source.get_item(keyword))
+    return element is not None and bool(element.value)
+
+
+def _copy_element(dataset: Dataset, source: Dataset, tag: BaseTag, encodings: list[str]) -> None:
     element = cast("DataElement | RawDataElement", source.get_item(tag))
-    vr = dictionary_VR(tag)
-    if isinstance(element, RawDataElement) and vr != "SQ":
+    vr = dictionary_VR(tag) if dictionary_has_tag(tag) else None
+    if vr == "SQ":
+        items = [_copy_of_item(item, encodings) for item in source[tag].value]
+        dataset[tag] = DataElement(tag, "SQ", Sequence(items))
+    elif isinstance(element, RawDataElement) and vr in STR_VR:
         value = element.value or b""
         value += b" " * (len(value) % 2)
         dataset[tag] = element._replace(VR=vr, value=value, length=len(value), is_implicit_VR=False)
     else:
         dataset[tag] = deepcopy(source[tag])
+
+
+def _copy_of_item(source: Dataset, encodings: list[str]) -> Dataset:
+    item = _raw_item(encodings)
+    for tag in source.keys():  # noqa: SIM118 - a Dataset iterates over decoded elements
+        _copy_element(item, source, tag, encodings)
+    return item
+
+
+def _raw_item(encodings: list[str]) -> Dataset:
+    """A sequence item whose raw elements pydicom writes as they are: they are in the encoding of what holds it."""
+    item = Dataset(parent_encoding=encodings)
+    item.set_original_encoding(False, True, encodings)
+    return item
+
+
+def _encodings(declaring: Dataset) -> list[str]:
+    """What pydicom makes of SpecificCharacterSet."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a character set the source invented is copied, not repaired
+        return convert_encodings(declaring.get("SpecificCharacterSet") or "ISO_IR 6")
 
 
 # ---------------------------------------------------------------- series, equipment, clock
@@ -188,9 +223,7 @@ def _describe_equipment(dataset: Dataset, context: Context) -> None:
     dataset.DeviceSerialNumber = producer.node_name
     dataset.SoftwareVersions = producer.software_version or "unknown"
     dataset.StationName = producer.node_name[:16]
-    equipment = [_equipment(Concept.ACQUISITION_EQUIPMENT, str(source.get("Manufacturer") or "unknown"))]
-    if source.get("ManufacturerModelName"):
-        equipment[0].ManufacturerModelName = source.ManufacturerModelName
+    equipment = [_scanner(source)]
     if bundle is not None:
         model = _equipment(Concept.PROCESSING_EQUIPMENT, producer.manufacturer)
         model.ManufacturerModelName = bundle.name
@@ -198,6 +231,17 @@ def _describe_equipment(dataset: Dataset, context: Context) -> None:
         model.ContributionDescription = f"Model bundle, weights sha256 {bundle.sha256}"
         equipment.append(model)
     dataset.ContributingEquipmentSequence = Sequence(equipment)
+
+
+def _scanner(source: Dataset) -> Dataset:
+    encodings = _encodings(source)
+    item = _raw_item(encodings)
+    item.PurposeOfReferenceCodeSequence = Sequence([code_item(Concept.ACQUISITION_EQUIPMENT.code)])
+    item.Manufacturer = "unknown"
+    for keyword in ("Manufacturer", "ManufacturerModelName"):
+        if _has_value(source, keyword):
+            _copy_element(item, source, Tag(keyword), encodings)
+    return item
 
 
 def _equipment(purpose: Concept, manufacturer: str) -> Dataset:
@@ -241,7 +285,6 @@ def _encoded(dataset: Dataset) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a character set the source invented is copied, not repaired
         # tells pydicom that raw elements are already in this encoding, so that it writes their bytes unchanged
-        encodings = convert_encodings(dataset.get("SpecificCharacterSet") or "ISO_IR 6")
-        dataset.set_original_encoding(False, True, encodings)
+        dataset.set_original_encoding(False, True, _encodings(dataset))
         dcmwrite(buffer, dataset, enforce_file_format=True)
     return buffer.getvalue()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 
 import highdicom.sr as hdsr
@@ -100,15 +101,19 @@ def _observer(producer: Producer, device_uid: str) -> hdsr.ObservationContext:
 
 def _procedures(source: Dataset) -> list[Code]:
     """The coded procedure of the study where it has one, else a CT (CID 100 has no head CT)."""
-    items = [*source.get("ProcedureCodeSequence", ()), *source.get("RequestedProcedureCodeSequence", ())]
+    sequences = (source.get("ProcedureCodeSequence", ()), source.get("RequestedProcedureCodeSequence", ()))
+    items = deepcopy([item for sequence in sequences for item in sequence])  # to look at, see Context.source
     complete = [
-        Code(
-            str(item.CodeValue), str(item.CodingSchemeDesignator), str(item.CodeMeaning)[:64]
-        )  # LO, which RIS texts overrun
+        Code(str(item.CodeValue), str(item.CodingSchemeDesignator), _meaning(item))
         for item in items
         if item.get("CodeValue") and item.get("CodingSchemeDesignator") and item.get("CodeMeaning")
     ]
     return list(dict.fromkeys(complete)) or [Concept.CT_PROCEDURE.code]
+
+
+def _meaning(item: Dataset) -> str:
+    """LO, which RIS texts overrun; what does not fit the declared character set is no character of any other."""
+    return str(item.CodeMeaning).replace("\ufffd", "?")[:64]
 
 
 def _refer_to_predecessor(document: Dataset, predecessor: tuple[str, str], context: Context) -> None:
