@@ -26,12 +26,17 @@ MAX_STEP_RATIO = 1.9
 MAX_STEP_MM = 10.0
 
 
+STILL_GROWING = "still growing"
+"""A series that is complete for no better reason is published as it is, whatever comes meanwhile."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Arrivals:
     """What is known of a series while it comes in."""
 
     images: int
-    first_image_at: datetime
+    open_since: datetime
+    """When its first image came, of a later revision the first since the publication of the last."""
     last_image_at: datetime
     released_at: datetime | None
     """When the association that carried its last image ended."""
@@ -59,8 +64,8 @@ def complete_because(arrivals: Arrivals, *, now: datetime, quiet_s: float, cap_s
     but = f", but the source has {missing} more" if missing else ""
     if now - arrivals.last_image_at >= timedelta(seconds=quiet_s):
         return f"no image for {quiet_s:g} s{but}"
-    if now - arrivals.first_image_at >= timedelta(seconds=cap_s):
-        return f"still growing after {cap_s:g} s{but}"
+    if now - arrivals.open_since >= timedelta(seconds=cap_s):
+        return f"{STILL_GROWING} after {cap_s:g} s{but}"
     return None
 
 

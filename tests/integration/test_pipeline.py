@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 from pydicom import dcmread
+from pydicom.dataset import Dataset
 
 from tests import ct
 from tests.arrivals import received
 from tests.site import Site
 from triage_node import log
 from triage_node.deliver.dicom import DicomDestination
+from triage_node.domain import Prediction, Volume
 from triage_node.infer.bundle import find_bundle
 from triage_node.infer.process import InferenceProcess
 from triage_node.pipeline.analyzing import analyze_next
@@ -184,3 +186,56 @@ def test_a_result_that_the_disk_refuses_is_made_again_and_costs_no_attempt(site:
     in_the_way.unlink()
     assert analyze_next(site.parts, model)
     assert site.result(series_uid)["outcome"] == "ANALYZED"
+
+
+class Trickle:
+    """A scanner that sends one image whenever the model is at work."""
+
+    def __init__(self, site: Site, model: InferenceProcess, images: list[Dataset]) -> None:
+        self._site, self._model, self._images = site, model, images
+
+    def predict(self, volume: Volume) -> Prediction:
+        """As the model does."""
+        self._site.admit([self._images.pop(0)])
+        return self._model.predict(volume)
+
+
+def test_a_series_that_never_stops_growing_is_published_once_in_every_cap(
+    tmp_path: Path, pacs: DemoPacs, model: InferenceProcess
+) -> None:
+    site = Site(tmp_path, pacs, cap_s=60)
+    images = ct.head()
+    for image in images[:15]:
+        site.admit([image])
+        site.clock.advance(5)
+    assert complete_series(site.parts) == 1
+    trickle = Trickle(site, model, images[15:])
+    assert analyze_next(site.parts, trickle)
+    series_uid = str(images[0].SeriesInstanceUID)
+    assert len(site.result(series_uid)["slices"]) == 15
+    assert complete_series(site.parts) == 0  # the image that came meanwhile waits for the next cap
+    for image in images[16:19]:
+        site.clock.advance(9)
+        site.admit([image])
+    assert complete_series(site.parts) == 0
+    site.clock.advance(20)  # it stopped
+    assert complete_series(site.parts) == 1
+    assert analyze_next(site.parts, model)
+    assert len(site.result(series_uid)["slices"]) == 19
+    assert site.status()["recent"][0]["revision"] == 2
+    site.close()
+
+
+def test_a_late_slice_after_an_hour_waits_for_those_that_follow(site: Site, model: InferenceProcess) -> None:
+    images = ct.head()
+    site.admit(images[:-2])
+    site.complete()
+    analyze_next(site.parts, model)
+    site.clock.advance(3600)
+    site.admit(images[-2:-1])
+    assert complete_series(site.parts) == 0
+    site.admit(images[-1:])
+    site.complete()
+    assert analyze_next(site.parts, model)
+    assert len(site.result(str(images[0].SeriesInstanceUID))["slices"]) == 20
+    assert site.status()["recent"][0]["revision"] == 2

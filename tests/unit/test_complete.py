@@ -25,7 +25,7 @@ def because(
 ) -> str | None:
     arrivals = Arrivals(
         images=len(positions),
-        first_image_at=START,
+        open_since=START,
         last_image_at=START + timedelta(seconds=last),
         released_at=None if released is None else START + timedelta(seconds=released),
         positions_mm=positions,

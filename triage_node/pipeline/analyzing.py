@@ -11,6 +11,7 @@ from time import monotonic, sleep
 from typing import Final
 
 from triage_node import log
+from triage_node.complete import STILL_GROWING
 from triage_node.config import Config
 from triage_node.domain import NotAnalyzedReason, ObjectKind, Outcome, Priority, ResultObject
 from triage_node.errors import LeaseLost, TriageNodeError
@@ -151,6 +152,7 @@ def _publish(parts: Parts, held: claims.Claim, analysis: Analysis) -> None:
             objects=named,
             deliveries=_deliveries(parts.config, analysis),
             not_before=deliver_at,
+            though_it_grew=held.ready_because.startswith(STILL_GROWING),
             rivals=rivals(parts, held) if analysis.outcome == Outcome.ANALYZED else (),
         ),
         now=parts.clock(),

@@ -32,7 +32,7 @@ def _complete(parts: Parts, waiting: claims.Receiving, count: Count, now: dateti
     because = complete_because(
         Arrivals(
             images=waiting.images,
-            first_image_at=waiting.first_image_at,
+            open_since=waiting.open_since,
             last_image_at=waiting.last_image_at,
             released_at=waiting.released_at,
             positions_mm=claims.positions_mm(database, uid) if released else (),

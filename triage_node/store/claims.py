@@ -33,7 +33,8 @@ class Receiving:
     study_uid: str
     calling_ae: str
     images: int
-    first_image_at: datetime
+    open_since: datetime
+    """When the first image of this revision came."""
     last_image_at: datetime
     released_at: datetime | None
 
@@ -55,6 +56,8 @@ class Claim:
     a series that was entered anew from the spool the claim counts: a lost database must not analyse old studies."""
     ready_at: datetime
     """When it was complete."""
+    ready_because: str
+    """Why it was taken for complete."""
     attempts: int
     """This one included."""
     token: str
@@ -65,11 +68,19 @@ class Claim:
 
 def receiving(database: Database) -> list[Receiving]:
     """All series in RECEIVING."""
+    older = revision.alias()
+    published_at = sa.select(sa.func.max(older.c.reported_at)).where(older.c.series_uid == series.c.series_uid)
+    newer = sa.select(sa.func.min(instance.c.received_at)).where(
+        instance.c.series_uid == series.c.series_uid,
+        instance.c.received_at > sa.func.coalesce(published_at.scalar_subquery(), 0.0),
+    )
+    open_since = sa.func.coalesce(newer.scalar_subquery(), published_at.scalar_subquery(), series.c.first_image_at)
     query = (
         sa.select(
             revision.c.id.label("revision_id"),
             *(series.c[name] for name in ("series_uid", "study_uid", "calling_ae", "images")),
-            *(series.c[name] for name in ("first_image_at", "last_image_at", "released_at")),
+            open_since.label("open_since"),
+            *(series.c[name] for name in ("last_image_at", "released_at")),
         )
         .join(series, series.c.series_uid == revision.c.series_uid)
         .where(revision.c.state == SeriesState.RECEIVING.value)
@@ -137,7 +148,10 @@ def claim(database: Database, *, now: datetime, lease_s: float) -> Claim | None:
             attempts=revision.c.attempts + 1,
         )
         .returning(
-            *(revision.c[name] for name in ("id", "series_uid", "revision", "claimed_at", "ready_at", "attempts"))
+            *(
+                revision.c[name]
+                for name in ("id", "series_uid", "revision", "claimed_at", "ready_at", "ready_because", "attempts")
+            )
         )
     )
     with database.transaction() as connection:
@@ -158,6 +172,7 @@ def claim(database: Database, *, now: datetime, lease_s: float) -> Claim | None:
         claimed_at=row.claimed_at,
         received_at=owner.first_image_at if owner.association else row.claimed_at,
         ready_at=row.ready_at,
+        ready_because=row.ready_because,
         attempts=row.attempts,
         token=token,
     )

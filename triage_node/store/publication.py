@@ -45,6 +45,8 @@ class Report:
     """(SOP Instance UID, destination name)."""
     not_before: datetime
     """Deliver from this moment on (a notice waits for the rest of the study)."""
+    though_it_grew: bool = False
+    """Publish although an image came since the claim, which then opens the next revision."""
     rivals: Sequence[str] = ()
     """Series of the same acquisition: of them and this one, one is published as ANALYZED."""
 
@@ -66,7 +68,8 @@ def publish(database: Database, held: Claim, report: Report, *, now: datetime) -
     again. Raises LeaseLost when another worker holds the claim.
     """
     with database.transaction() as connection:
-        if _lock_study(connection, held)[held.series_uid] != held.images:
+        grew = _lock_study(connection, held)[held.series_uid] != held.images
+        if grew and not report.though_it_grew:
             _open_again(connection, held, SeriesState.RECEIVING)
             return Publication.GREW
         if _rival_was_published(connection, held, report):
@@ -80,6 +83,8 @@ def publish(database: Database, held: Claim, report: Report, *, now: datetime) -
         else:
             _reconcile_notices(connection, held, report, now)
         close_delivered(connection, _revisions_of(connection, held.series_uid), now)
+        if grew:
+            _open_next(connection, held)
         return Publication.PUBLISHED
 
 
@@ -107,6 +112,11 @@ def _open_again(connection: sa.Connection, held: Claim, state: SeriesState) -> N
     values = {"state": state.value, "token": None, "attempts": 0, "claimed_at": None}
     if connection.execute(held_by(held).values(**values)).rowcount != 1:
         raise LeaseLost("another worker took this series over")
+
+
+def _open_next(connection: sa.Connection, held: Claim) -> None:
+    values = {"series_uid": held.series_uid, "revision": held.revision + 1, "attempts": 0}
+    connection.execute(revision.insert().values(state=SeriesState.RECEIVING.value, **values))
 
 
 def _finish(connection: sa.Connection, held: Claim, report: Report, now: datetime) -> None:
