@@ -127,6 +127,7 @@ def _reports() -> str:
     answers = [
         (commitment.NOTED, "noted, also a repetition"),
         (commitment.NOT_NOTED, "not noted (malformed, or the database takes nothing): report again"),
+        (commitment.NO_SUCH_EVENT, "an event type other than 1 and 2"),
         (commitment.UNKNOWN_TRANSACTION, "no transaction of ours with this caller"),
     ]
     return _table(("status", "meaning"), [(f"0x{status:04X}", meaning) for status, meaning in answers])

@@ -209,7 +209,7 @@ def _received_header(received: ReceivedObject) -> Header:
     if received.transfer_syntax_uid not in (ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian):
         explicit_vr = received.transfer_syntax_uid != ImplicitVRLittleEndian
         texts = first_texts(received.dataset, _TAGS, explicit_vr=explicit_vr)
-    if texts is None:
+    if texts is None or len(texts) < len(_TAGS):
         return _parsed_header(BytesIO(b"".join((received.header, received.dataset))))
     return _identified({_TAGS[tag]: text for tag, text in texts.items()})
 
@@ -218,9 +218,9 @@ def _parsed_header(source: BytesIO | Path) -> Header:
     try:
         parsed = dcmread(source, stop_before_pixels=True, specific_tags=list(_TAGS.values()))
         return _identified({keyword: _text(parsed.get(keyword)) for keyword in _TAGS.values()})
-    except OSError:
-        raise
     except READ_ERRORS as error:  # its message may hold values, so it is not passed on
+        if isinstance(error, OSError) and isinstance(source, Path):
+            raise
         raise RejectedObject(
             StoreStatus.CANNOT_UNDERSTAND, f"the data set cannot be parsed ({type(error).__name__})"
         ) from None

@@ -115,6 +115,7 @@ class Node:
     )
     max_associations: int = setting(48, "associations at a time, all callers together", check=_at_least(1))
     max_associations_per_address: int = setting(16, "connections at a time from one address", check=_at_least(1))
+    max_object_mb: int = setting(1024, "MB of one object; who sends more is cut off", check=_at_least(1))
     stall_timeout_s: float = setting(10.0, "s a peer may stall inside one PDU or TLS handshake", check=_at_least(0.1))
     idle_timeout_s: float = setting(300.0, "s an association may stay idle", check=_at_least(1))
     min_free_mb: int = setting(2048, "MB of free disk below which images are refused (A700)", check=_at_least(0))

@@ -175,6 +175,7 @@ class StoreStatus(IntEnum):
     OUT_OF_RESOURCES = 0xA700
     DATASET_DOES_NOT_MATCH = 0xA900
     CANNOT_UNDERSTAND = 0xC000
+    NOT_AUTHORISED = 0x0124
     HANDLER_FAILED = 0xC211
 
 
@@ -201,6 +202,11 @@ STORE_STATUS_TEXT: Final[Mapping[StoreStatus, tuple[str, str, str]]] = {
         "PS3.4 B.2.3",
         "Not taken: the data set cannot be parsed, or has no Study, Series or SOP Instance UID of at most 64 "
         "characters.",
+    ),
+    StoreStatus.NOT_AUTHORISED: (
+        "Refused: Not Authorised",
+        "PS3.7 C",
+        "Not taken: the caller may report storage commitment and not store.",
     ),
     StoreStatus.HANDLER_FAILED: (
         "Error: Cannot understand",

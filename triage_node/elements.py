@@ -26,6 +26,7 @@ _SHORT_VRS: Final = frozenset(
     b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()  # 16-bit length, PS3.5 7.1.2
 )
 _UNDEFINED: Final = 0xFFFFFFFF
+_PIXELS: Final = 0x7FE00008  # Float, Double Float, Pixel Data: no header element comes after them
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD  # PS3.5 7.5
 
 
@@ -39,18 +40,18 @@ def first_texts(dataset: memoryview | bytes, tags: Collection[int], *, explicit_
     Tags are 0xGGGGEEEE. None where anything is not as expected.
     """
     found: dict[int, str] = {}
-    last, previous = max(tags), -1
+    previous = -1
     try:
         for tag, value_at, length in _elements(dataset, 0, explicit_vr):
-            if tag > last:
-                break
             if tag <= previous:
                 return None
+            if tag >= _PIXELS:
+                break
             previous = tag
             if tag in tags:
                 if length == _UNDEFINED:
                     return None
-                found[tag] = bytes(dataset[value_at : value_at + length]).decode("ascii").strip("\0 ")
+                found[tag] = bytes(dataset[value_at : value_at + length]).decode("ascii").rstrip("\0 ").lstrip(" ")
     except (_Unusual, struct.error, UnicodeDecodeError, RecursionError):
         return None
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -55,6 +56,26 @@ def answering(*responses: tuple[int, Dataset | None], asked: list[Dataset] | Non
         ae.shutdown()
 
 
+@contextmanager
+def endless() -> Iterator[int]:
+    """A C-FIND SCP that answers for ever."""
+    ended = threading.Event()
+
+    def on_find(_event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
+        while not ended.wait(0.01):
+            yield series(7)
+
+    ae = AE(ae_title="QR")
+    ae.add_supported_context(FIND)
+    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_FIND, on_find)])
+    assert isinstance(server, ThreadedAssociationServer)
+    try:
+        yield server.server_address[1]
+    finally:
+        ended.set()
+        ae.shutdown()
+
+
 def series(count: int | None) -> tuple[int, Dataset]:
     found = Dataset()
     found.QueryRetrieveLevel = "SERIES"
@@ -65,7 +86,7 @@ def series(count: int | None) -> tuple[int, Dataset]:
 
 def ask(port: int, series_uid: str = "1.2.3") -> int | None:
     peer = Peer(ae_title="QR", host="127.0.0.1", port=port)
-    return count_instances(peer, calling_ae="TRIAGE", study_uid="1.2", series_uid=series_uid, timeout_s=5)
+    return count_instances(peer, calling_ae="TRIAGE", study_uid="1.2", series_uid=series_uid, timeout_s=2)
 
 
 class Site:
@@ -162,6 +183,20 @@ def test_the_query_names_study_and_series_and_asks_for_the_count() -> None:
 def test_a_source_that_does_not_say_gives_none(responses: list[tuple[int, Dataset | None]]) -> None:
     with answering(*responses) as port:
         assert ask(port) is None
+
+
+def test_counts_of_other_series_are_not_taken() -> None:
+    of_another = series(300)
+    of_another[1].SeriesInstanceUID = "1.2.4"
+    of_this = series(32)
+    of_this[1].SeriesInstanceUID = "1.2.3"
+    with answering(of_another, of_this, (0x0000, None)) as port:
+        assert ask(port) == 32
+
+
+def test_an_answer_without_end_is_given_up() -> None:
+    with endless() as port, pytest.raises(DeliveryError, match="did not answer within"):
+        ask(port)
 
 
 def test_a_source_that_fails_is_an_error() -> None:

@@ -31,16 +31,18 @@ from pydicom.uid import (
     JPEGLSLossless,
     RLELossless,
 )
-from pynetdicom import AE
+from pynetdicom import AE, build_role
 from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.dsutils import encode
 
 from tests.integration.tiny import encoded_dataset, write_ct
 from tests.tools import free_port, require_tool
 from triage_node.admit import Admission
-from triage_node.config import Config, Node, Source
+from triage_node.config import Config, Destination, Node, Source
 from triage_node.domain import ReceivedObject
 from triage_node.errors import ConfigError, DeliveryError, RejectedObject
-from triage_node.peers import OutgoingObject, Peer, StoreResult, echo, store
+from triage_node.peers import STORAGE_COMMITMENT, OutgoingObject, Peer, StoreResult, echo, store
 from triage_node.receive import TRANSFER_SYNTAXES, Listener
 from triage_node.receive.callers import printable
 from triage_node.receive.hardening import GuardedConnection, HardenedServer, Limits
@@ -306,6 +308,63 @@ def test_a_private_object_is_kept_and_entered_as_ignored(start: Callable[..., No
 # ---------------------------------------------------------------- answers
 
 
+def test_who_may_only_report_commitment_stores_nothing_over_that_context(
+    start: Callable[..., Node_], tmp_path: Path
+) -> None:
+    """pynetdicom serves a C-STORE over whatever context it names."""
+    pacs = Destination(name="pacs", ae_title="PACS", host="127.0.0.1", port=104, commitment=True)
+    node = start(replace(config(), destinations=(pacs,)))
+    ae = AE(ae_title="PACS")
+    ae.add_requested_context(STORAGE_COMMITMENT, ExplicitVRLittleEndian)
+    role = build_role(STORAGE_COMMITMENT, scp_role=True)
+    association = ae.associate("127.0.0.1", node.port, ae_title="TRIAGE", ext_neg=[role])
+    assert association.is_established
+    (context,) = association.accepted_contexts
+    context._abstract_syntax, context._as_scu = CTImageStorage, True
+    status = association.send_c_store(dcmread(write_ct(tmp_path / "ct.dcm").path))
+    association.release()
+    assert status.Status == 0x0124
+    assert node.received == []
+
+
+def test_an_object_larger_than_we_take_is_cut_off_before_it_fills_the_memory(
+    start: Callable[..., Node_], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    node = start(config(max_object_mb=1))
+    large = dcmread(write_ct(tmp_path / "ct.dcm").path)
+    large.add_new(0x00091010, "OB", bytes(3_000_000))
+    large.save_as(tmp_path / "large.dcm")
+    small = write_ct(tmp_path / "small.dcm")
+    (refused,) = node.store(replace(small, path=tmp_path / "large.dcm", sop_uid=str(large.SOPInstanceUID)))
+    assert refused.error is not None
+    assert node.received == []
+    assert "an object is larger than node.max_object_mb" in capsys.readouterr().err
+    assert [result.error for result in node.store(small)] == [None]
+
+
+def test_images_sent_without_waiting_for_answers_are_all_answered(start: Callable[..., Node_], tmp_path: Path) -> None:
+    """More than may wait in memory: reading pauses, and goes on."""
+    node = start()
+    images = [dcmread(write_ct(tmp_path / f"{number}.dcm").path) for number in range(12)]
+    association = node.associate()
+    association._reactor_checkpoint.clear()  # its own thread takes no answer
+    answered = []
+    for number, image in enumerate(images, start=1):
+        request = C_STORE()
+        request.MessageID, request.Priority = number, 2
+        request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = image.SOPClassUID, image.SOPInstanceUID
+        request.DataSet = BytesIO(encode(image, False, True) or b"")
+        association.dimse.send_msg(request, association.accepted_contexts[0].context_id)
+    for _ in images:
+        _, answer = association.dimse.get_msg(block=True)
+        assert answer is not None
+        answered.append(answer.Status)
+    association._reactor_checkpoint.set()
+    association.release()
+    assert answered == [0x0000] * 12
+    assert len(node.received) == 12
+
+
 def test_a_failed_object_gets_its_status_and_the_association_lives_on(
     start: Callable[..., Node_], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -481,7 +540,7 @@ def test_a_silent_peer_does_not_block_a_tls_handshake_of_others(tmp_path: Path) 
         ssl_context=context,
         server_class=HardenedServer,
         request_handler=GuardedConnection,
-        limits=Limits(stall_timeout_s=60.0, connections=9, connections_per_address=9),
+        limits=Limits(stall_timeout_s=60.0, message_bytes=1_000_000, connections=9, connections_per_address=9),
         ended=lambda _: None,
     )
     thread = threading.Thread(target=server.serve_forever)

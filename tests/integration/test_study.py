@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,14 @@ from pydicom.dataset import Dataset
 
 from tests import ct
 from tests.site import Site
+from triage_node import config
 from triage_node.domain import Prediction, Volume
 from triage_node.infer.bundle import find_bundle
 from triage_node.infer.process import InferenceProcess
 from triage_node.pipeline.analysis import analyze_folder
 from triage_node.pipeline.analyzing import analyze_next
+from triage_node.pipeline.retention import remove_old
+from triage_node.pipeline.study import _sketch
 from triage_node.testing import DemoPacs
 
 
@@ -133,11 +137,7 @@ def test_where_a_late_image_takes_the_analysis_away_the_duplicate_is_analysed(
     analyze_all(site, model)
     assert ended(site, thin_uid) == ("NOT_ANALYZED", "DUPLICATE_RECONSTRUCTION")
     site.deliver()
-    broken = series_of(soft, ct.EVEN_MM + 2.5)
-    for image in broken:
-        image.SeriesInstanceUID = soft[0].SeriesInstanceUID
-        image.PixelData = image.PixelData[:100]
-    site.admit(broken)
+    site.admit(broken_slices(soft))
     site.complete()
     analyze_all(site, model)
     assert ended(site, soft_uid) == ("NOT_ANALYZED", "UNREADABLE")
@@ -200,7 +200,162 @@ def test_the_same_choice_is_made_on_files(tmp_path: Path, model: InferenceProces
     assert list(reasons.values()).count("DUPLICATE_RECONSTRUCTION") == 1
 
 
+def test_a_duplicate_is_looked_at_again_when_the_analysed_series_loses_its_analysis_meanwhile(
+    site: Site, model: InferenceProcess
+) -> None:
+    soft = ct.head()
+    thin_images = thin(soft)
+    soft_uid, thin_uid = site.admit(soft), site.admit(thin_images[:-1])
+    site.complete()
+    analyze_all(site, model)
+    site.admit(thin_images[-1:])
+    site.clock.advance(1)
+    site.admit(broken_slices(soft))
+    site.complete()
+    reached: list[str] = []
+
+    def step(name: str) -> None:
+        if name == "analyzed" and not reached:  # one worker holds the duplicate, another one ends the soft series
+            reached.append(name)
+            assert analyze_next(site.parts, model)
+
+    assert analyze_next(replace(site.parts, step=step), model)
+    analyze_all(site, model)
+    assert ended(site, soft_uid) == ("NOT_ANALYZED", "UNREADABLE")
+    assert ended(site, thin_uid) == ("ANALYZED", None)
+
+
+def test_a_series_that_could_be_analysed_again_is_a_duplicate_of_the_one_that_took_its_place(
+    site: Site, model: InferenceProcess
+) -> None:
+    soft = ct.head()
+    soft_uid, thin_uid = site.admit(soft[:18]), site.admit(thin(soft)[:76])
+    site.complete()
+    analyze_all(site, model)
+    site.deliver()
+    site.admit(soft[18:19])
+    site.complete()
+    assert analyze_next(site.parts, Broken())
+    analyze_all(site, model)
+    assert [ended(site, uid)[0] for uid in (soft_uid, thin_uid)] == ["FAILED", "ANALYZED"]
+    site.admit(soft[19:])
+    site.complete()
+    analyze_all(site, model)
+    assert ended(site, soft_uid) == ("NOT_ANALYZED", "DUPLICATE_RECONSTRUCTION")
+    site.deliver()
+    said = {stored.series_description for stored in site.pacs.objects()}
+    assert "AI NONE: analysis failed" in said  # what withdraws the first result is not lost with it
+
+
+class Broken:
+    """A model that cannot."""
+
+    def predict(self, volume: Volume) -> Prediction:
+        """Raises."""
+        raise RuntimeError
+
+
+def test_series_of_two_patients_in_one_folder_are_no_duplicates(tmp_path: Path, model: InferenceProcess) -> None:
+    for name in "ab":
+        images = ct.head()
+        for image in images:
+            image.FrameOfReferenceUID = "1.2.3"  # a dummy, as anonymizers put it
+        ct.save(images, tmp_path / "in" / name)
+    results = analyze_folder(tmp_path / "in", tmp_path / "out", config=Site.settings(), predictor=model, now=Site.NOW)
+    assert [result["outcome"] for result in results] == ["ANALYZED", "ANALYZED"]
+
+
+def test_a_scout_inside_a_series_does_not_shorten_its_sketch(site: Site) -> None:
+    images = ct.head()
+    series_uid = site.admit(images)
+    alone = _sketch(site.parts, series_uid)
+    scout = series_of(images, [0.0], ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], SeriesInstanceUID=series_uid)
+    for image in scout:
+        image.ImageOrientationPatient, image.ImagePositionPatient = [1, 0, 0, 0, 0, -1], [-200, -250, 200]
+    site.admit(scout)
+    with_scout = _sketch(site.parts, series_uid)
+    assert alone is not None
+    assert with_scout is not None
+    assert with_scout.span_mm == alone.span_mm
+
+
+def broken_slices(of: list[Dataset]) -> list[Dataset]:
+    """A late image of the series that cannot be decoded."""
+    images = series_of(of, ct.EVEN_MM[:1] + 2.5, SeriesInstanceUID=of[0].SeriesInstanceUID)
+    for image in images:
+        image.PixelData = image.PixelData[:100]
+    return images
+
+
 # ---------------------------------------------------------------- notices
+
+
+def test_a_withdrawal_waits_for_no_other_series_of_the_study(site: Site, model: InferenceProcess) -> None:
+    soft = ct.head()
+    site.admit(soft)
+    site.admit(thin(soft))
+    site.complete()
+    analyze_all(site, model)
+    site.deliver()
+    site.admit(broken_slices(soft))
+    site.complete()
+    assert analyze_next(site.parts, model)  # and the duplicate, open again, waits for a worker
+    assert site.deliver() == 2
+
+
+def test_a_duplicate_whose_images_are_removed_is_not_opened_again(site: Site, model: InferenceProcess) -> None:
+    soft = ct.head()
+    soft_uid, thin_uid = site.admit(soft), site.admit(thin(soft))
+    site.complete()
+    analyze_all(site, model)  # the result waits for its destination; the duplicate has nothing to wait for
+    site.clock.advance(2 * 3600)
+    remove_old(replace(site.parts, config=replace(site.config, retention=config.Retention(free_mb=10**9))))
+    site.admit(broken_slices(soft))
+    site.complete()
+    analyze_all(site, model)
+    assert ended(site, soft_uid) == ("NOT_ANALYZED", "UNREADABLE")
+    assert ended(site, thin_uid) == ("NOT_ANALYZED", "DUPLICATE_RECONSTRUCTION")
+
+
+def test_a_notice_that_was_silenced_silences_no_other(site: Site, model: InferenceProcess) -> None:
+    bone = series_of(ct.head(), ConvolutionKernel="BONE", FrameOfReferenceUID="1.2.78")
+    no_head = series_of(bone, np.arange(20) * 5.0 + 300, FrameOfReferenceUID="1.2.77")
+    site.admit(no_head[:2])
+    site.admit(bone)
+    site.complete()
+    analyze_all(site, model)  # too few slices: more telling than bone only
+    site.admit(no_head[2:])
+    site.complete()
+    analyze_all(site, model)  # now not a head: less telling
+    site.clock.advance(3600)
+    assert site.deliver() == 2
+
+
+def test_a_failed_series_does_not_pull_the_notice_of_another_one_forward(site: Site) -> None:
+    soft = ct.head()
+    scout = site.admit(series_of(soft, [0.0], ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]))
+    site.complete()
+    assert analyze_next(site.parts, Broken())
+    assert ended(site, scout) == ("NOT_ANALYZED", "LOCALIZER")
+    site.admit(soft)
+    site.complete()
+    assert analyze_next(site.parts, Broken())
+    assert site.deliver() == 2
+    assert {stored.series_description for stored in site.pacs.objects()} == {"AI NONE: analysis failed"}
+
+
+def test_a_new_scan_in_the_study_of_a_prior_is_heard(site: Site, model: InferenceProcess) -> None:
+    site.clock.advance(48 * 3600)
+    prior = ct.head()
+    new = series_of(prior, FrameOfReferenceUID="1.2.79", AcquisitionDate="20260303", AcquisitionTime="115000")
+    for image in new:
+        del image.RescaleIntercept
+    site.admit(prior)
+    site.admit(new)
+    site.complete()
+    analyze_all(site, model)
+    site.clock.advance(3600)
+    assert site.deliver() == 2
 
 
 def test_a_study_of_which_nothing_can_be_analysed_gets_one_notice_the_most_telling(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -90,3 +92,15 @@ def test_the_same_bytes_in_the_other_encoding_are_left_to_pydicom() -> None:
     for explicit_vr in (True, False):
         data = encoded(explicit_vr=explicit_vr, undefined=False)
         assert first_texts(data, TAGS, explicit_vr=not explicit_vr) is None
+
+
+def test_a_data_set_out_of_order_is_left_to_pydicom() -> None:
+    """Not taken for one without its UIDs."""
+    private = struct.pack("<HH2sH", 0x0029, 0x0010, b"LO", 6) + b"VENDOR"
+    assert first_texts(private + encoded(explicit_vr=True, undefined=False), TAGS, explicit_vr=True) is None
+
+
+def test_a_data_set_that_ends_inside_a_later_element_is_left_to_pydicom() -> None:
+    whole = encoded(explicit_vr=True, undefined=False)
+    rows = whole.index(struct.pack("<HH2s", 0x0028, 0x0010, b"US"))
+    assert first_texts(whole[: rows + 9], TAGS, explicit_vr=True) is None

@@ -28,7 +28,7 @@ def answer(status: int, sop_uid: str) -> C_STORE:
 def test_an_answer_is_encoded_as_pynetdicom_does(status: int, sop_uid: str) -> None:
     association = Association(AE(), "acceptor")
     association.requestor.maximum_length = 16384
-    for dimse in (DIMSEServiceProvider(association), PromptDIMSE(association)):
+    for dimse in (DIMSEServiceProvider(association), PromptDIMSE(association, maximum_bytes=1000)):
         dimse.send_msg(answer(status, sop_uid), 3)
     sent = [cast(P_DATA, association.dul.to_provider_queue.get_nowait()) for _ in range(2)]
     theirs, ours = [[tuple(cast(Any, pdv)) for pdv in one.presentation_data_value_list] for one in sent]
@@ -38,5 +38,5 @@ def test_an_answer_is_encoded_as_pynetdicom_does(status: int, sop_uid: str) -> N
 def test_a_peer_with_tiny_pdus_gets_its_answer_in_pieces() -> None:
     association = Association(AE(), "acceptor")
     association.requestor.maximum_length = 64
-    PromptDIMSE(association).send_msg(answer(0x0000, "1.2.34"), 3)
+    PromptDIMSE(association, maximum_bytes=1000).send_msg(answer(0x0000, "1.2.34"), 3)
     assert association.dul.to_provider_queue.qsize() > 1

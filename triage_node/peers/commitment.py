@@ -18,12 +18,13 @@ from triage_node.peers.association import UNCOMPRESSED, Peer, associate, lost, r
 STORAGE_COMMITMENT: Final = "1.2.840.10008.1.20.1"
 _WELL_KNOWN_INSTANCE: Final = "1.2.840.10008.1.20.1.1"  # PS3.4 J.3.5
 _REQUEST: Final = 1  # action type, PS3.4 J.3.2
-_SOME_FAILED: Final = 2  # event type, PS3.4 J.3.3
+_ALL_KEPT, _SOME_FAILED = 1, 2  # event types, PS3.4 J.3.3
 _POLL_S: Final = 0.05
 
 # Statuses of an N-EVENT-REPORT, PS3.7 10.1.1.1.8
 NOTED: Final = 0x0000
 NOT_NOTED: Final = 0x0110  # processing failure: the peer may report again
+NO_SUCH_EVENT: Final = 0x0113
 UNKNOWN_TRANSACTION: Final = 0x0115  # invalid argument value
 
 
@@ -79,6 +80,8 @@ def request_commitment(
 
 def status_of_report(event: evt.Event, on_report: Callable[[CommitmentReport], bool]) -> int:
     """The status to answer to an N-EVENT-REPORT. `on_report` says whether it knows the transaction."""
+    if event.event_type not in (_ALL_KEPT, _SOME_FAILED):
+        return NO_SUCH_EVENT
     try:
         report = _report(event.event_type, event.event_information)
         return NOTED if on_report(report) else UNKNOWN_TRANSACTION

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Final
 
 from pydicom.dataset import Dataset
@@ -24,13 +25,17 @@ def count_instances(peer: Peer, *, calling_ae: str, study_uid: str, series_uid: 
         if not association.is_established:
             raise DeliveryError(f"{peer} does not accept C-FIND (Study Root)", retryable=False)
         counts = []
+        deadline = time.monotonic() + timeout_s
         for status, identifier in association.send_c_find(_query(study_uid, series_uid), STUDY_ROOT_FIND):
+            if time.monotonic() > deadline:  # each answer has its time-out, all of them have none
+                association.abort()
+                raise lost(peer, timeout_s)
             code = status.get("Status")
             if code is None:
                 association.kill()
                 raise lost(peer, timeout_s)
             if code in _PENDING:
-                counts.append(_count(identifier))
+                counts.append(_count(identifier, series_uid))
             elif code != 0x0000:
                 raise DeliveryError(f"{peer} answered 0x{code:04X} to C-FIND", retryable=True, status=code)
     except RuntimeError as error:  # the association ended while we looked
@@ -49,8 +54,10 @@ def _query(study_uid: str, series_uid: str) -> Dataset:
     return query
 
 
-def _count(identifier: Dataset | None) -> int | None:
+def _count(identifier: Dataset | None, series_uid: str) -> int | None:
+    if identifier is None or identifier.get("SeriesInstanceUID", series_uid) != series_uid:
+        return None  # some answer for the whole study
     try:
-        return int(identifier.NumberOfSeriesRelatedInstances) if identifier is not None else None
+        return int(identifier.NumberOfSeriesRelatedInstances)
     except (AttributeError, TypeError, ValueError):
         return None

@@ -143,17 +143,18 @@ def analyze_folder(
     found = _series_in(folder)
     drawn = [made for series_uid, paths in found.items() if (made := sketch(series_uid, paths))]
     sketches = {made.series_uid: made for made in sorted(drawn, key=preference, reverse=True)}
-    analyzed: list[tuple[Sketch, Stand]] = []
+    analyzed: dict[str, list[tuple[Sketch, Stand]]] = {}
     results = []
     for series_uid in dict.fromkeys([*sketches, *found]):
         own, paths = sketches.get(series_uid), found[series_uid]
         making = _making_for_files(series_uid, config, now)
-        if own and turn(own, analyzed) is Turn.DUPLICATE:
+        siblings = analyzed.setdefault(_study_uid(paths[0]), [])
+        if own and turn(own, siblings) is Turn.DUPLICATE:
             analysis = duplicate(paths, making)
         else:
             analysis = _analyze_files(paths, config, predictor, making)
         if own and analysis.outcome == Outcome.ANALYZED:
-            analyzed.append((own, Stand.ANALYZED))
+            siblings.append((own, Stand.ANALYZED))
         results.append(_write(out / log.ref(series_uid), analysis))
     return results
 
@@ -197,6 +198,10 @@ def _series_in(folder: Path) -> dict[str, list[Path]]:
     if not found:
         raise UsageError(f"{folder} holds no DICOM CT image; give the folder of a head CT series")
     return found
+
+
+def _study_uid(path: Path) -> str:
+    return str(dcmread(path, stop_before_pixels=True, specific_tags=["StudyInstanceUID"]).get("StudyInstanceUID", ""))
 
 
 def _write(out: Path, analysis: Analysis) -> dict[str, Any]:

@@ -45,7 +45,7 @@ UNSENT: Final = frozenset({NotAnalyzedReason.PRIOR_STUDY, NotAnalyzedReason.DUPL
 PUBLICATIONS: Final[Mapping[Publication, str]] = {
     Publication.PUBLISHED: "reported",
     Publication.GREW: "an image came meanwhile, the series is open again",
-    Publication.YIELDED: "another series of the acquisition was reported meanwhile",
+    Publication.YIELDED: "the study changed meanwhile, the series is looked at again",
 }
 
 RETRY_AFTER_S: Final = 2.0
@@ -153,7 +153,7 @@ def _publish(parts: Parts, held: claims.Claim, analysis: Analysis) -> None:
             deliveries=_deliveries(parts.config, analysis),
             not_before=deliver_at,
             though_it_grew=held.ready_because.startswith(STILL_GROWING),
-            rivals=rivals(parts, held) if analysis.outcome == Outcome.ANALYZED else (),
+            rivals=rivals(parts, held),
         ),
         now=parts.clock(),
     )

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 from enum import Enum
+from typing import Final
 
 from triage_node.assemble.primary import Sketch, Stand, Turn, sketch, turn
 from triage_node.domain import SeriesState
 from triage_node.pipeline.parts import Parts
 from triage_node.store import claims, studies
+
+AT_MOST: Final = timedelta(hours=1)
+"""So long a series waits for a better one that is complete: should that one never end, this one does."""
 
 
 class Place(Enum):
@@ -22,25 +26,27 @@ class Place(Enum):
 
 
 def place_in_study(parts: Parts, held: claims.Claim) -> Place:
-    """The place of the claimed series as its study stands now. What was analysed once stays primary."""
+    """The place of the claimed series as its study stands now. What is analysed stays primary."""
     siblings = list(_siblings(parts, held))
     own = _sketch(parts, held.series_uid) if siblings else None
-    if own is None or studies.was_analyzed(parts.database, held):
+    if own is None or studies.is_analyzed(parts.database, held):
         return Place.PRIMARY
     decided = turn(own, siblings)
     if decided is Turn.DUPLICATE:
         return Place.DUPLICATE
     waited = parts.clock() - held.ready_at
-    patient = waited < timedelta(seconds=parts.config.series.primary_wait_s)
-    waits = decided is Turn.WAIT or (decided is Turn.WAIT_FOR_IMAGES and patient)
-    return Place.WAITS if waits else Place.PRIMARY
+    patience = {
+        Turn.WAIT: AT_MOST,
+        Turn.WAIT_FOR_IMAGES: timedelta(seconds=parts.config.series.primary_wait_s),
+    }
+    return Place.WAITS if decided in patience and waited < patience[decided] else Place.PRIMARY
 
 
 def rivals(parts: Parts, held: claims.Claim) -> tuple[str, ...]:
-    """Series of the same acquisition as the claimed one, as the study stands now; none for what was primary before."""
+    """Series of the same acquisition that show all that the claimed one shows; none for what is primary already."""
     siblings = list(_siblings(parts, held))
     own = _sketch(parts, held.series_uid) if siblings else None
-    if own is None or studies.was_analyzed(parts.database, held):
+    if own is None or studies.is_analyzed(parts.database, held):
         return ()
     return tuple(
         other.series_uid for other, stand in siblings if turn(own, [(other, Stand.ANALYZED)]) is Turn.DUPLICATE

@@ -44,6 +44,8 @@ class Limits:
 
     stall_timeout_s: float
     """For one PDU from its first byte, for one send, for a TLS handshake."""
+    message_bytes: int
+    """Of one object."""
     connections: int
     connections_per_address: int
 
@@ -232,14 +234,16 @@ class GuardedConnection(RequestHandler):
             if isinstance(self.request, ssl.SSLSocket):
                 self.request.do_handshake()
             association = self._create_association()
-            self.server.serve_connection(association)
-            cast(GuardedSocket, association.dul.socket).end()
+            try:
+                self.server.serve_connection(association)
+            finally:
+                cast(GuardedSocket, association.dul.socket).end()
         finally:
             self.server.close_request(self.request)
 
     def _create_association(self) -> Association:
         association = super()._create_association()
-        association.dimse = PromptDIMSE(association)
+        association.dimse = PromptDIMSE(association, maximum_bytes=self.server.limits.message_bytes)
         association.dul.event_queue.get_nowait()  # the stock socket announced itself (Evt5), so will the guarded one
         association.dul.socket = GuardedSocket(
             association, self.request, str(self.client_address[0]), self.server.limits.stall_timeout_s

@@ -131,6 +131,7 @@ class Listener:
         node = self._config.node
         return Limits(
             stall_timeout_s=node.stall_timeout_s,
+            message_bytes=node.max_object_mb * 1_000_000,
             connections=node.max_associations + _CONNECTIONS_TO_REFUSE,
             connections_per_address=node.max_associations_per_address,
         )
@@ -189,6 +190,9 @@ class Listener:
     def _on_store(self, event: evt.Event) -> int:
         visit = self._visits[event.assoc]
         received = _received_object(event, visit)
+        if not visit.rights.store:  # pynetdicom serves a class over the context of another one
+            visit.refused += 1
+            return _refused(received, StoreStatus.NOT_AUTHORISED, "this caller may not store")
         status = self._status_of(received)
         stored = status == StoreStatus.SUCCESS or status >> 12 == 0xB  # warnings are stored too
         visit.stored += stored

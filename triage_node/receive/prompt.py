@@ -23,8 +23,12 @@ from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu_primitives import P_DATA
 
-WAIT_S: Final = 0.05
+from triage_node.log import event
+
+WAIT_S: Final = 0.5
 """Longest wait in one go; timers and orders to stop are looked at as often."""
+WAITING_MESSAGES: Final = 4
+"""Messages of one peer in memory; while so many wait to be served, nothing more is read from it."""
 _CLOSED_WAIT_S: Final = 0.001
 _LAST_COMMAND_FRAGMENT: Final = b"\x03"  # PS3.8 E.2
 _PDV_HEADER_BYTES: Final = 6  # PS3.8 9.3.5.1: length, context, control header
@@ -48,18 +52,29 @@ class NoticedQueue(queue.Queue[T]):
 class PromptDIMSE(DIMSEServiceProvider):
     """Its `get_msg` waits until the association has anything to look at: a message, a release, an abort."""
 
-    def __init__(self, association: Association) -> None:
+    def __init__(self, association: Association, *, maximum_bytes: int) -> None:
         super().__init__(association)
+        self._maximum_bytes = maximum_bytes
         self._something = Event()
         self.msg_queue = NoticedQueue(self._something.set)
         association.dul.to_user_queue = NoticedQueue(self._something.set)
 
     def get_msg(self, block: bool = False) -> Any:
         """The next (context id, message), or (None, None) after a while or where something else is to be looked at."""
-        if not block:
+        if not block and not self.msg_queue.qsize():
             self._something.wait(WAIT_S)
             self._something.clear()  # before looking: what comes from now on sets it again
         return super().get_msg(block)
+
+    def receive_primitive(self, primitive: P_DATA) -> None:
+        """As in pynetdicom; aborts an association whose message is longer than we take."""
+        super().receive_primitive(primitive)
+        message = self.message
+        data_set = message.data_set if message else None
+        if data_set and data_set.tell() > self._maximum_bytes:
+            event("connection cut", reason="an object is larger than node.max_object_mb")
+            self.dul.event_queue.put("Evt19")  # invalid PDU (PS3.8 9.2.1): A-ABORT
+            self.message = None
 
     def send_msg(self, primitive: Any, context_id: int) -> None:
         """Send a message; the answer to a stored image without the half millisecond that its general encoder takes."""
@@ -76,6 +91,7 @@ class Doorbell:
     """Wakes the thread that reads a connection when there is something to send on it."""
 
     def __init__(self, association: Association) -> None:
+        self._association = association
         self._dul = association.dul
         self._inside, self._outside = socket.socketpair()
         self._inside.setblocking(False)
@@ -93,8 +109,12 @@ class Doorbell:
         if isinstance(connection, ssl.SSLSocket) and connection.pending():
             return True  # decrypted already: select does not know
         wait_s = 0.0 if self._dul.event_queue.qsize() else WAIT_S
-        while ready := select.select([connection, self._inside], [], [], wait_s)[0]:
-            if connection in ready:
+        poll = select.poll()  # select() refuses descriptors from 1024 on
+        poll.register(self._inside, select.POLLIN)
+        if self._association.dimse.msg_queue.qsize() < WAITING_MESSAGES:
+            poll.register(connection, select.POLLIN)
+        while ready := poll.poll(wait_s * 1000):
+            if any(descriptor != self._inside.fileno() for descriptor, _ in ready):
                 return True
             self._quieten()
             if self._dul._process_recv_primitive():  # else it was sent before we came here

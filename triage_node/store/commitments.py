@@ -150,11 +150,14 @@ def note_report(
         ).scalar()
         if destination is None:
             return None
-        confirmed = [row for uid in sorted(report.committed) if (row := _sent(connection, uid, destination))]
+        ours = _sent_to(connection, destination)
+        confirmed = [row for uid in sorted(report.committed & ours) if (row := _sent(connection, uid, destination))]
         failed = [
             (row, reason)
             for uid, reason in sorted(report.failed.items())
-            if (row := _sent(connection, uid, destination)) and row["commitment"] == report.transaction_uid
+            if uid in ours
+            and (row := _sent(connection, uid, destination))
+            and row["commitment"] == report.transaction_uid
         ]
         for row in confirmed:
             values = {"state": _from_sent(OutboxState.CONFIRMED), "commitment_due": None, "error": None}
@@ -185,6 +188,12 @@ def _due(destination: str, now: datetime) -> tuple[sa.ColumnElement[bool], ...]:
         outbox.c.commitment_due <= now,
         outbox.c.state == OutboxState.SENT.value,
     )
+
+
+def _sent_to(connection: sa.Connection, destination: str) -> set[str]:
+    """What waits for confirmation: a report may name a hundred thousand others, and each look-up holds the lock."""
+    sent = sa.and_(outbox.c.destination == destination, outbox.c.state == OutboxState.SENT.value)
+    return set(connection.execute(sa.select(outbox.c.sop_uid).where(sent)).scalars())
 
 
 def _from_sent(new: OutboxState) -> str:

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -13,6 +14,8 @@ from triage_node.domain import OUTBOX_TRANSITIONS, OutboxState, Outcome, SeriesS
 from triage_node.store.claims import close_delivered
 from triage_node.store.database import Database
 from triage_node.store.schema import OPEN_STATES, outbox, result, revision, series
+
+UNSENT: Final = (OutboxState.PENDING.value, OutboxState.SENDING.value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +46,7 @@ def claim_parcels(
     )
     chosen = (
         sa.select(outbox.c.id)
-        .where(outbox.c.destination == destination, due, ~_notice_of_open_study())
+        .where(outbox.c.destination == destination, outbox.c.state.in_(UNSENT), due, ~_notice_of_open_study())
         .order_by(outbox.c.urgency, outbox.c.id)
         .limit(limit)
     )
@@ -59,6 +62,7 @@ def claim_parcels(
     query = (
         sa.select(outbox.c.id, outbox.c.revision_id, outbox.c.attempts, *(result.c[name] for name in columns))
         .join(result, result.c.sop_uid == outbox.c.sop_uid)
+        .where(outbox.c.destination == destination, outbox.c.state == OutboxState.SENDING.value)
         .where(outbox.c.token == token)
         .order_by(outbox.c.urgency, outbox.c.id)
     )
@@ -70,10 +74,9 @@ def claim_parcels(
 
 def has_due(database: Database, destination: str, *, now: datetime) -> bool:
     """Whether anything waits for a destination; a read, so that idling takes no write lock."""
-    states = (OutboxState.PENDING.value, OutboxState.SENDING.value)
     query = sa.select(outbox.c.id).where(
         outbox.c.destination == destination,
-        outbox.c.state.in_(states),
+        outbox.c.state.in_(UNSENT),
         outbox.c.not_before <= now,
         ~_notice_of_open_study(),
     )
@@ -125,7 +128,12 @@ def retry_dead(database: Database, *, destination: str | None, now: datetime) ->
 
 def _notice_of_open_study() -> sa.ColumnElement[bool]:
     """`Not analysed` waits as long as another series of the study comes in or is analysed."""
-    own_series, other_series, other = series.alias(), series.alias(), revision.alias()
+    own_series, other_series, other, older = series.alias(), series.alias(), revision.alias(), revision.alias()
+    replaces = sa.exists().where(
+        older.c.series_uid == revision.c.series_uid,
+        older.c.revision < revision.c.revision,
+        older.c.outcome == Outcome.ANALYZED.value,
+    )
     return sa.exists().where(
         revision.c.id == outbox.c.revision_id,
         revision.c.outcome == Outcome.NOT_ANALYZED.value,
@@ -133,6 +141,7 @@ def _notice_of_open_study() -> sa.ColumnElement[bool]:
         other_series.c.study_uid == own_series.c.study_uid,
         other.c.series_uid == other_series.c.series_uid,
         other.c.state.in_(OPEN_STATES),
+        ~replaces,  # a withdrawal waits for nobody
     )
 
 
@@ -157,7 +166,7 @@ def dead_letters(database: Database) -> int:
 
 def destinations_in_use(database: Database) -> Sequence[str]:
     """Names of destinations that unsent or uncommitted rows wait for; one that left the configuration shows up here."""
-    states = (OutboxState.PENDING.value, OutboxState.SENDING.value, OutboxState.DEAD.value)
+    states = (*UNSENT, OutboxState.DEAD.value)
     waits = sa.or_(outbox.c.state.in_(states), outbox.c.commitment_due.is_not(None))
     query = sa.select(outbox.c.destination).where(waits).distinct()
     with database.reading() as connection:

@@ -58,7 +58,7 @@ class Publication(Enum):
     GREW = "GREW"
     """An image came since the claim: the series is open again."""
     YIELDED = "YIELDED"
-    """A rival was published meanwhile: the series is READY again, to end as its duplicate."""
+    """A rival was published meanwhile, or lost its analysis: the series is READY again, to be looked at once more."""
 
 
 def publish(database: Database, held: Claim, report: Report, *, now: datetime) -> Publication:
@@ -72,11 +72,11 @@ def publish(database: Database, held: Claim, report: Report, *, now: datetime) -
         if grew and not report.though_it_grew:
             _open_again(connection, held, SeriesState.RECEIVING)
             return Publication.GREW
-        if _rival_was_published(connection, held, report):
+        if _yields(connection, held, report):
             _open_again(connection, held, SeriesState.READY)
             return Publication.YIELDED
         _finish(connection, held, report, now)
-        withdraws = _supersede(connection, held)
+        withdraws = not _is_duplicate(report) and _supersede(connection, held)
         _insert_results(connection, held, report, now if withdraws else report.not_before)
         if withdraws and report.outcome != Outcome.ANALYZED:
             _reopen_duplicates(connection, held, now)
@@ -137,7 +137,10 @@ def _finish(connection: sa.Connection, held: Claim, report: Report, now: datetim
 
 def _supersede(connection: sa.Connection, held: Claim) -> bool:
     """What older revisions of this series have not sent yet is not sent any more. Whether one was ANALYZED: what
-    follows then replaces what people have seen, and does not wait."""
+    follows then replaces what people have seen, and does not wait.
+
+    Not of a duplicate, which sends nothing: a withdrawal that is on its way must arrive.
+    """
     older = sa.select(revision.c.id).where(
         revision.c.series_uid == held.series_uid, revision.c.revision < held.revision
     )
@@ -145,11 +148,16 @@ def _supersede(connection: sa.Connection, held: Claim) -> bool:
     return connection.execute(analyzed_before(held).limit(1)).first() is not None
 
 
-def _rival_was_published(connection: sa.Connection, held: Claim, report: Report) -> bool:
-    if report.outcome != Outcome.ANALYZED or not report.rivals:
+def _yields(connection: sa.Connection, held: Claim, report: Report) -> bool:
+    """Whether a rival of what was analysed is published by now, or none any more of what is a duplicate."""
+    if report.outcome != Outcome.ANALYZED and not _is_duplicate(report):
         return False
     analyzed = set(connection.execute(analyzed_in(held.study_uid)).scalars())
-    return not analyzed.isdisjoint(report.rivals)
+    return analyzed.isdisjoint(report.rivals) == _is_duplicate(report)
+
+
+def _is_duplicate(report: Report) -> bool:
+    return report.reason == NotAnalyzedReason.DUPLICATE_RECONSTRUCTION
 
 
 def _insert_results(connection: sa.Connection, held: Claim, report: Report, not_before: datetime) -> None:
@@ -182,7 +190,7 @@ def _insert_results(connection: sa.Connection, held: Claim, report: Report, not_
 
 
 def _reconcile_notices(connection: sa.Connection, held: Claim, report: Report, now: datetime) -> None:
-    """`Not analysed` is said of a study once, by its most telling notice, where nothing was analysed; not of a prior.
+    """`Not analysed` is said of a study once, by its most telling notice, and only where nothing was analysed.
 
     A notice that replaces a result which people have seen is sent whatever became of the rest.
     """
@@ -192,17 +200,23 @@ def _reconcile_notices(connection: sa.Connection, held: Claim, report: Report, n
         older.c.revision < revision.c.revision,
         older.c.outcome == Outcome.ANALYZED.value,
     )
-    columns = (revision.c.id, revision.c.reason)
+    heard = sa.exists().where(
+        outbox.c.revision_id == revision.c.id, outbox.c.state != OutboxState.CANCELLED.value
+    )  # a notice that was cancelled for a more telling one is not sent any more: it must not silence others
+    columns = (revision.c.id, revision.c.reason, heard.label("heard"))
     ended = newest_ended(held.study_uid, *columns).where(revision.c.outcome == Outcome.NOT_ANALYZED.value)
     not_analyzed = ended.where(~replaces)
     notices = sorted(connection.execute(not_analyzed).all(), key=lambda row: (_telling(row.reason), row.id))
     analyzed = connection.execute(analyzed_in(held.study_uid).limit(1)).first() is not None
     prior = any(row.reason == NotAnalyzedReason.PRIOR_STUDY for row in notices)
-    silenced = [row.id for row in notices[0 if analyzed or prior else 1 :]]
+    unsaid = {NotAnalyzedReason.LOCALIZER} if prior else set()  # a scout often has no date of its own
+    candidates = [row for row in notices if row.heard]
+    told = [] if analyzed else [row.id for row in candidates if row.reason not in unsaid][:1]
+    silenced = [row.id for row in candidates if row.id not in told]
     _cancel(connection, outbox.c.revision_id.in_(silenced))
     close_delivered(connection, silenced, now)
-    said = outbox.c.revision_id.in_([row.id for row in notices[:1]])
-    waiting = outbox.c.state == OutboxState.PENDING.value
+    said = outbox.c.revision_id.in_(told)
+    waiting = sa.and_(outbox.c.state == OutboxState.PENDING.value, outbox.c.not_before < report.not_before)
     connection.execute(outbox.update().where(said, waiting).values(not_before=report.not_before))
 
 
@@ -216,6 +230,9 @@ def _reopen_duplicates(connection: sa.Connection, held: Claim, now: datetime) ->
     duplicates = newest_ended(held.study_uid, *columns).where(
         revision.c.reason == NotAnalyzedReason.DUPLICATE_RECONSTRUCTION.value,
         revision.c.series_uid.not_in(sa.select(revision.c.series_uid).where(revision.c.state.in_(OPEN_STATES))),
+        revision.c.series_uid.not_in(
+            sa.select(series.c.series_uid).where(series.c.study_uid == held.study_uid, series.c.removal_at.is_not(None))
+        ),
     )
     for row in connection.execute(duplicates).all():
         connection.execute(

@@ -29,7 +29,10 @@ def decide_removal(database: Database, *, before: datetime, now: datetime, limit
         .limit(limit)
     )
     with database.transaction() as connection:
-        chosen = series.update().where(series.c.series_uid.in_(oldest))
+        # stated twice: PostgreSQL checks again what the row says after it waited for a late image, not the subquery
+        chosen = series.update().where(
+            series.c.series_uid.in_(oldest), series.c.removal_at.is_(None), series.c.last_image_at < before
+        )
         return connection.execute(chosen.values(removal_at=now)).rowcount
 
 

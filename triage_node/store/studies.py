@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -11,6 +11,8 @@ from triage_node.domain import Outcome, SeriesState
 from triage_node.store.claims import Claim
 from triage_node.store.database import Database
 from triage_node.store.schema import instance, revision, series
+
+ENDS: Final = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,8 @@ class Extent:
     """Where the images of a series lie, as far as their headers say."""
 
     sop_uids: tuple[str, ...]
-    """Lowest, middle and highest image along the normal; any three where no place is known."""
+    """Of the lowest, middle and highest images along the normal; of any where no place is known. Three at each end:
+    one may be a scout, whose normal is another."""
     positions_mm: tuple[float, ...]
     """Of all images along the normal, growing."""
 
@@ -63,14 +66,18 @@ def extent(database: Database, series_uid: str) -> Extent:
         rows = connection.execute(query).all()
     placed = [row for row in rows if row.along_normal_mm is not None]
     looked_at = placed or rows
-    sample = dict.fromkeys(looked_at[index].sop_uid for index in (0, len(looked_at) // 2, -1)) if looked_at else ()
-    return Extent(sop_uids=tuple(sample), positions_mm=tuple(row.along_normal_mm for row in placed))
+    sample = [*looked_at[:ENDS], *looked_at[len(looked_at) // 2 :][:1], *looked_at[-ENDS:]]
+    return Extent(
+        sop_uids=tuple(dict.fromkeys(row.sop_uid for row in sample)),
+        positions_mm=tuple(row.along_normal_mm for row in placed),
+    )
 
 
-def was_analyzed(database: Database, held: Claim) -> bool:
-    """Whether an older revision of this series was published as ANALYZED."""
+def is_analyzed(database: Database, held: Claim) -> bool:
+    """Whether the newest published revision of this series is ANALYZED."""
     with database.reading() as connection:
-        return connection.execute(analyzed_before(held).limit(1)).first() is not None
+        analyzed = analyzed_in(held.study_uid).where(revision.c.series_uid == held.series_uid)
+        return connection.execute(analyzed.limit(1)).first() is not None
 
 
 def analyzed_before(held: Claim) -> sa.Select[tuple[int]]:
@@ -82,7 +89,7 @@ def analyzed_before(held: Claim) -> sa.Select[tuple[int]]:
     )
 
 
-def newest_ended(study_uid: str, *columns: sa.Column[Any]) -> sa.Select[Any]:
+def newest_ended(study_uid: str, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
     """`columns` of the newest published revision of each series of a study."""
     newer = revision.alias()
     superseded = sa.exists().where(
