@@ -6,6 +6,7 @@ the role ends in order.
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -60,7 +61,8 @@ def stop_with_parent(stop: threading.Event) -> None:
     """End in order when the supervisor's pipe on standard input closes."""
 
     def watch() -> None:
-        while sys.stdin.buffer.read(1):
+        # not through sys.stdin.buffer: the interpreter aborts at its end while a thread holds that lock
+        while os.read(sys.stdin.fileno(), 1):
             pass
         stop.set()
 

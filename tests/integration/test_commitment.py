@@ -321,11 +321,13 @@ def test_a_destination_that_forgets_role_selection_is_heard_all_the_same(
     assert sender.states() == {"CONFIRMED": 1}
 
 
-def test_a_destination_may_report_and_may_not_store(
-    start: Callable[..., tuple[Sender, DemoPacs]], tmp_path: Path
+def test_a_destination_may_report_and_may_not_store_and_the_log_says_which_line_would_let_it(
+    start: Callable[..., tuple[Sender, DemoPacs]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sender, _ = start(Commitment())
     association = associate_as_pacs(sender)
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "storage refused" in line]
+    assert '[[source]] ae_title = "PACS"' in json.loads(line)["advice"]
     assert [str(context.abstract_syntax) for context in association.accepted_contexts] == [STORAGE_COMMITMENT]
     with pytest.raises(ValueError, match="No presentation context"):
         association.send_c_store(dcmread(write_ct(tmp_path / "ct.dcm").path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -48,6 +49,15 @@ def test_every_role_that_is_killed_comes_back_and_all_end_with_a_killed_supervis
         )
         kill(node.processes[0])
         node.wait_for(lambda: not any(map(is_alive, second.values())), what="the roles to end")
+
+
+def test_every_role_ends_in_order_when_the_node_is_stopped(tmp_path: Path) -> None:
+    with running_node(tmp_path, destinations={}) as node:
+        node.wait_for(lambda: pids(node).keys() == KINDS, what="all roles")
+        node.processes[0].terminate()
+        assert node.processes[0].wait(timeout=60) == 0
+        lines = [json.loads(line) for line in node.log.splitlines()]  # all of it is events: no role was aborted
+        assert {line["role"] for line in lines if line["event"] == "stopped"} == KINDS
 
 
 def test_an_unknown_caller_is_refused_and_the_log_says_which_line_would_admit_it(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from triage_node.config import Config, Source
@@ -52,6 +52,7 @@ class Rights:
     """Private SOP classes that it may store besides."""
     commits_for: tuple[str, ...]
     """Names of the destinations whose storage commitment reports it may bring."""
+    why_not_store: Refusal | None = field(default=None, compare=False)
 
 
 def rights_of(caller: Caller, config: Config) -> Rights | Refusal:
@@ -65,6 +66,7 @@ def rights_of(caller: Caller, config: Config) -> Rights | Refusal:
         store=from_source,
         accept_classes=() if isinstance(source, Refusal) else tuple(source.accept_classes),
         commits_for=commits_for,
+        why_not_store=source if isinstance(source, Refusal) else None,
     )
 
 

@@ -28,7 +28,7 @@ from triage_node.log import event as log_event
 from triage_node.log import ref
 from triage_node.peers import status_of_report
 from triage_node.receive.callers import LOCAL_LIMIT_EXCEEDED, Caller, Refusal, Rights, printable, rights_of
-from triage_node.receive.contexts import register_private, supported_contexts
+from triage_node.receive.contexts import STORAGE_COMMITMENT, VERIFICATION, register_private, supported_contexts
 from triage_node.receive.hardening import MAXIMUM_PDU_SIZE, GuardedConnection, HardenedServer, Limits
 
 # Connections beyond the associations we serve, so that a caller who comes too many is told so by an A-ASSOCIATE-RJ.
@@ -161,6 +161,8 @@ class Listener:
         if rights.store and not self._may_receive():
             return _CANNOT_RECEIVE
         association.acceptor.supported_contexts = supported_contexts(rights)
+        if rights.why_not_store and _proposes_storage(association):
+            _log_refusal("storage refused, storage commitment reports admitted", caller, rights.why_not_store)
         with self._lock:
             if len(self._visits) >= self._config.node.max_associations:
                 return _TOO_MANY
@@ -243,15 +245,24 @@ _TOO_MANY: Final = Refusal(
 )
 
 
-def _reject(association: Association, caller: Caller, refusal: Refusal) -> None:
+def _proposes_storage(association: Association) -> bool:
+    proposed = {context.abstract_syntax for context in association.requestor.requested_contexts}
+    return not proposed <= {*VERIFICATION, *STORAGE_COMMITMENT}
+
+
+def _log_refusal(name: str, caller: Caller, refusal: Refusal) -> None:
     log_event(
-        "association refused",
+        name,
         reason=refusal.reason,
         calling_ae=printable(caller.calling_ae),
         called_ae=printable(caller.called_ae),
         address=caller.address,
         advice=refusal.advice,
     )
+
+
+def _reject(association: Association, caller: Caller, refusal: Refusal) -> None:
+    _log_refusal("association refused", caller, refusal)
     association.acse.send_reject(*refusal.code)
     association.is_rejected = True
     association.kill()  # waits until the rejection is sent
