@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from triage_node import cli
+from triage_node import cli, config
+from triage_node.domain import NOT_ANALYZED_TEXT
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,12 +42,31 @@ def commands_in(text: str) -> list[str]:
     return [line for line in lines if line.startswith("triage-node ")]
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/admin.md"])
 def test_every_command_a_document_shows_is_one_that_the_parser_takes(document: str) -> None:
     for line in commands_in((ROOT / document).read_text()):
         words = line.split()[1:]
         if words != ["--help"]:
             cli.parser().parse_args(words)
+
+
+def test_the_admin_guide_lists_every_reason_for_no_analysis() -> None:
+    table = (ROOT / "docs/admin.md").read_text().split("<!-- table: reasons -->")[1].split("<!-- end -->")[0]
+    assert dict(re.findall(r"\| `([A-Z_]+)` \| (.+) \|", table)) == dict(NOT_ANALYZED_TEXT)
+
+
+def test_the_admin_guide_shows_a_configuration_that_loads(tmp_path: Path) -> None:
+    [block] = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/admin.md").read_text(), flags=re.DOTALL)
+    path = tmp_path / "triage-node.toml"
+    path.write_text(block)
+    assert [source.find_peer for source in config.load(path).sources] == [("ORTHANC", "127.0.0.1", 4242)]
+
+
+def test_every_setting_the_admin_guide_names_is_one() -> None:
+    settings = tomllib.loads((ROOT / "config/triage-node.toml").read_text())
+    named = re.findall(rf"\b({'|'.join(settings)})\.([a-z_]+)", (ROOT / "docs/admin.md").read_text())
+    assert named
+    assert [f"{table}.{name}" for table, name in named if name not in settings[table]] == []
 
 
 def test_the_readme_shows_every_command() -> None:
