@@ -64,7 +64,7 @@ def test_the_admin_guide_shows_a_configuration_that_loads(tmp_path: Path) -> Non
 
 def test_every_setting_the_admin_guide_names_is_one() -> None:
     settings = tomllib.loads((ROOT / "config/triage-node.toml").read_text())
-    named = re.findall(rf"\b({'|'.join(settings)})\.([a-z_]+)", (ROOT / "docs/admin.md").read_text())
+    named = re.findall(rf"(?<![-\w])({'|'.join(settings)})\.([a-z_]+)", (ROOT / "docs/admin.md").read_text())
     assert named
     assert [f"{table}.{name}" for table, name in named if name not in settings[table]] == []
 
