@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from triage_node.errors import StateError
 
 Int16Array = NDArray[np.int16]
+Int64Array = NDArray[np.int64]
 UInt8Array = NDArray[np.uint8]
 Float32Array = NDArray[np.float32]
 Float64Array = NDArray[np.float64]

@@ -58,7 +58,9 @@ def locate(volume: Volume, mask: UInt8Array | None) -> Mapping[str, Location]:
     if mask is None or not mask.any():
         return {}
     plane = fit_midplane(volume)
-    voxels = np.nonzero(mask)
+    shown = np.flatnonzero(mask.any(axis=(1, 2)))
+    slices, rows, columns = np.nonzero(mask[shown])
+    voxels = shown[slices], rows, columns
     labels = mask[voxels]
     selected = {name: labels == label for label, name in enumerate(SUBTYPES, start=1)} | {"any": labels > 0}
     return {
@@ -155,10 +157,11 @@ def _around(angles: tuple[float, float], step: float, farthest: tuple[float, flo
 
 
 def _bone_mm(volume: Volume) -> Float64Array:
-    """(n, 3) LPS mm of bone, thinned to about 2 mm in the slices."""
+    """(n, 3) LPS mm of bone, thinned to about 2 mm in the slices, and to one slice in about 2 mm."""
     every_row, every_column = (max(1, round(2.0 / spacing_mm)) for spacing_mm in volume.pixel_spacing_mm)
-    slices, rows, columns = np.nonzero(volume.hu[:, ::every_row, ::every_column] > _BONE_HU)
-    voxels = slices, rows * every_row, columns * every_column
+    every_slice = max(1, round(2.0 / float(np.median(volume.weights_mm))))
+    slices, rows, columns = np.nonzero(volume.hu[::every_slice, ::every_row, ::every_column] > _BONE_HU)
+    voxels = slices * every_slice, rows * every_row, columns * every_column
     return np.stack([_along(volume, voxels, axis) for axis in np.eye(3)], axis=1)
 
 

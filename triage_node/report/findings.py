@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from triage_node.domain import CLASSES, SUBTYPES, Decision, Location, Prediction, Volume
+from triage_node.domain import CLASSES, SUBTYPES, Decision, Int64Array, Location, Prediction, Volume
 from triage_node.report.regions import Box, boxes
 
 MAX_KEY_SLICES: Final = 3
@@ -42,7 +42,8 @@ def reported_findings(
     """
     if not decision.suspected:
         return ()
-    segmented = _segmented(prediction)
+    areas = _areas(prediction)
+    segmented = {name for name in SUBTYPES if areas[:, label_value(name)].any()}
     names = (*decision.findings, *(name for name in SUBTYPES if name in segmented and name not in decision.findings))
     return tuple(
         Finding(
@@ -52,8 +53,8 @@ def reported_findings(
             suspected=name in decision.findings,
             segmented=name in segmented,
             location=locations.get(name) if name in segmented else None,
-            slice_index=slice_with_most(prediction, name),
-            boxes=_boxes(volume, prediction, name),
+            slice_index=(shown := _slice_with_most(areas, prediction, name)),
+            boxes=_boxes(volume, prediction, name, shown),
         )
         for name in names
     )
@@ -61,18 +62,8 @@ def reported_findings(
 
 def key_slices(prediction: Prediction, findings: tuple[Finding, ...]) -> tuple[int, ...]:
     """Indices of up to MAX_KEY_SLICES slices: those of the findings, in their order; for a negative, that of "any"."""
-    slices = [finding.slice_index for finding in findings] or [slice_with_most(prediction, "any")]
+    slices = [finding.slice_index for finding in findings] or [_slice_with_most(_areas(prediction), prediction, "any")]
     return tuple(dict.fromkeys(slices))[:MAX_KEY_SLICES]
-
-
-def slice_with_most(prediction: Prediction, name: str) -> int:
-    """Index of the slice with most of a class; where nothing of it is segmented, of its highest probability."""
-    if prediction.mask is not None:
-        hits = prediction.mask > 0 if name == "any" else prediction.mask == label_value(name)
-        areas = hits.sum(axis=(1, 2))
-        if areas.any():
-            return int(areas.argmax())
-    return int(prediction.slice_probabilities[:, CLASSES.index(name)].argmax())
 
 
 def label_value(subtype: str) -> int:
@@ -80,15 +71,26 @@ def label_value(subtype: str) -> int:
     return SUBTYPES.index(subtype) + 1
 
 
-def _boxes(volume: Volume, prediction: Prediction, name: str) -> tuple[Box, ...]:
+def _areas(prediction: Prediction) -> Int64Array:
+    """(slices, 6) int64: pixels of each label on each slice; column 0, the background, is not counted."""
+    areas = np.zeros((len(prediction.slice_probabilities), len(SUBTYPES) + 1), dtype=np.int64)
+    if prediction.mask is not None:
+        for index in np.flatnonzero(prediction.mask.any(axis=(1, 2))):
+            areas[index] = np.bincount(prediction.mask[index].ravel(), minlength=areas.shape[1])
+    areas[:, 0] = 0
+    return areas
+
+
+def _slice_with_most(areas: Int64Array, prediction: Prediction, name: str) -> int:
+    """Index of the slice with most of a class; where nothing of it is segmented, of its highest probability."""
+    of_class = areas.sum(axis=1) if name == "any" else areas[:, label_value(name)]
+    if of_class.any():
+        return int(of_class.argmax())
+    return int(prediction.slice_probabilities[:, CLASSES.index(name)].argmax())
+
+
+def _boxes(volume: Volume, prediction: Prediction, name: str, shown: int) -> tuple[Box, ...]:
     if prediction.mask is None:
         return ()
-    region = prediction.mask[slice_with_most(prediction, name)] == label_value(name)
+    region = prediction.mask[shown] == label_value(name)
     return boxes(region, volume.pixel_spacing_mm[0] * volume.pixel_spacing_mm[1])
-
-
-def _segmented(prediction: Prediction) -> set[str]:
-    if prediction.mask is None:
-        return set()
-    counts = np.bincount(prediction.mask.ravel(), minlength=len(SUBTYPES) + 1)
-    return {name for name in SUBTYPES if counts[label_value(name)]}
