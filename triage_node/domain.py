@@ -146,7 +146,8 @@ TRANSITIONS: Final[Mapping[SeriesState, frozenset[SeriesState]]] = {
     SeriesState.RECEIVING: frozenset({SeriesState.READY}),
     # back to RECEIVING: a slice came before anything of this revision was published
     SeriesState.READY: frozenset({SeriesState.ANALYZING, SeriesState.RECEIVING}),
-    # back to READY: the lease ran out (worker killed); back to RECEIVING: a slice came meanwhile
+    # back to READY: the lease ran out (worker killed), a try failed, or a better series is under way;
+    # back to RECEIVING: a slice came meanwhile
     SeriesState.ANALYZING: frozenset({SeriesState.REPORTED, SeriesState.READY, SeriesState.RECEIVING}),
     SeriesState.REPORTED: frozenset({SeriesState.DELIVERED}),
     SeriesState.DELIVERED: frozenset({SeriesState.REPORTED}),  # a dead letter was retried, a row re-opened

@@ -46,14 +46,8 @@ def answering(*responses: tuple[int, Dataset | None], asked: list[Dataset] | Non
             asked.append(event.identifier)
         yield from responses
 
-    ae = AE(ae_title="QR")
-    ae.add_supported_context(FIND)
-    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_FIND, on_find)])
-    assert isinstance(server, ThreadedAssociationServer)
-    try:
-        yield server.server_address[1]
-    finally:
-        ae.shutdown()
+    with find_scp(on_find) as port:
+        yield port
 
 
 @contextmanager
@@ -65,6 +59,16 @@ def endless() -> Iterator[int]:
         while not ended.wait(0.01):
             yield series(7)
 
+    with find_scp(on_find) as port:
+        try:
+            yield port
+        finally:
+            ended.set()
+
+
+@contextmanager
+def find_scp(on_find: Callable[[evt.Event], Iterator[tuple[int, Dataset | None]]]) -> Iterator[int]:
+    """A Study Root C-FIND SCP; yields its port."""
     ae = AE(ae_title="QR")
     ae.add_supported_context(FIND)
     server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_FIND, on_find)])
@@ -72,7 +76,6 @@ def endless() -> Iterator[int]:
     try:
         yield server.server_address[1]
     finally:
-        ended.set()
         ae.shutdown()
 
 

@@ -90,7 +90,7 @@ def test_what_is_in_flight_is_never_removed(site: Site, model: InferenceProcess)
     assert not any(path.exists() for path in results_of(site, series_uid))
 
 
-def test_a_dead_letter_keeps_its_series_and_its_result(tmp_path: Path, model: InferenceProcess) -> None:
+def test_a_dead_letter_keeps_the_images_of_its_series(tmp_path: Path, model: InferenceProcess) -> None:
     with DemoPacs(tmp_path / "pacs", statuses=[0xA900]) as pacs:
         site = Site(tmp_path, pacs)
         deliver_a_series(site, model)

@@ -107,7 +107,7 @@ class Doorbell:
             time.sleep(_CLOSED_WAIT_S)
             return False
         if isinstance(connection, ssl.SSLSocket) and connection.pending():
-            return True  # decrypted already: select does not know
+            return True  # decrypted already: poll does not know
         wait_s = 0.0 if self._dul.event_queue.qsize() else WAIT_S
         poll = select.poll()  # select() refuses descriptors from 1024 on
         poll.register(self._inside, select.POLLIN)

@@ -14,6 +14,7 @@ from triage_node.domain import OUTBOX_TRANSITIONS, OutboxState, Outcome, SeriesS
 from triage_node.store.claims import close_delivered
 from triage_node.store.database import Database
 from triage_node.store.schema import OPEN_STATES, outbox, result, revision, series
+from triage_node.store.studies import replaces_an_analysis
 
 UNSENT: Final = (OutboxState.PENDING.value, OutboxState.SENDING.value)
 
@@ -128,12 +129,7 @@ def retry_dead(database: Database, *, destination: str | None, now: datetime) ->
 
 def _notice_of_open_study() -> sa.ColumnElement[bool]:
     """`Not analysed` waits as long as another series of the study comes in or is analysed."""
-    own_series, other_series, other, older = series.alias(), series.alias(), revision.alias(), revision.alias()
-    replaces = sa.exists().where(
-        older.c.series_uid == revision.c.series_uid,
-        older.c.revision < revision.c.revision,
-        older.c.outcome == Outcome.ANALYZED.value,
-    )
+    own_series, other_series, other = series.alias(), series.alias(), revision.alias()
     return sa.exists().where(
         revision.c.id == outbox.c.revision_id,
         revision.c.outcome == Outcome.NOT_ANALYZED.value,
@@ -141,7 +137,7 @@ def _notice_of_open_study() -> sa.ColumnElement[bool]:
         other_series.c.study_uid == own_series.c.study_uid,
         other.c.series_uid == other_series.c.series_uid,
         other.c.state.in_(OPEN_STATES),
-        ~replaces,  # a withdrawal waits for nobody
+        ~replaces_an_analysis(),  # a withdrawal waits for nobody
     )
 
 

@@ -24,7 +24,7 @@ from triage_node.errors import LeaseLost
 from triage_node.store.claims import Claim, close_delivered, held_by
 from triage_node.store.database import Database
 from triage_node.store.schema import OPEN_STATES, outbox, result, revision, series
-from triage_node.store.studies import analyzed_before, analyzed_in, newest_ended
+from triage_node.store.studies import analyzed_before, analyzed_in, newest_ended, replaces_an_analysis
 
 URGENCY = {Priority.STAT: 0, Priority.HIGH: 1, Priority.NONE: 2, Priority.ROUTINE: 3}
 """Order of the outbox under backlog; a notice goes before routine results."""
@@ -194,18 +194,12 @@ def _reconcile_notices(connection: sa.Connection, held: Claim, report: Report, n
 
     A notice that replaces a result which people have seen is sent whatever became of the rest.
     """
-    older = revision.alias()
-    replaces = sa.exists().where(
-        older.c.series_uid == revision.c.series_uid,
-        older.c.revision < revision.c.revision,
-        older.c.outcome == Outcome.ANALYZED.value,
-    )
     heard = sa.exists().where(
         outbox.c.revision_id == revision.c.id, outbox.c.state != OutboxState.CANCELLED.value
     )  # a notice that was cancelled for a more telling one is not sent any more: it must not silence others
     columns = (revision.c.id, revision.c.reason, heard.label("heard"))
     ended = newest_ended(held.study_uid, *columns).where(revision.c.outcome == Outcome.NOT_ANALYZED.value)
-    not_analyzed = ended.where(~replaces)
+    not_analyzed = ended.where(~replaces_an_analysis())
     notices = sorted(connection.execute(not_analyzed).all(), key=lambda row: (_telling(row.reason), row.id))
     analyzed = connection.execute(analyzed_in(held.study_uid).limit(1)).first() is not None
     prior = any(row.reason == NotAnalyzedReason.PRIOR_STUDY for row in notices)

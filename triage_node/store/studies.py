@@ -89,6 +89,16 @@ def analyzed_before(held: Claim) -> sa.Select[tuple[int]]:
     )
 
 
+def replaces_an_analysis() -> sa.ColumnElement[bool]:
+    """Whether a revision follows one that was published as ANALYZED: what it says replaces what people have seen."""
+    older = revision.alias()
+    return sa.exists().where(
+        older.c.series_uid == revision.c.series_uid,
+        older.c.revision < revision.c.revision,
+        older.c.outcome == Outcome.ANALYZED.value,
+    )
+
+
 def newest_ended(study_uid: str, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
     """`columns` of the newest published revision of each series of a study."""
     newer = revision.alias()
