@@ -52,6 +52,8 @@ class SimulatedHead:
     subtypes: tuple[str, ...]
     volumes_ml: Mapping[str, float]
     """Physical volume by subtype, from the implicit functions in 3-D: independent of the slices."""
+    chronic: bool | None = None
+    """Whether the subdural blood is chronic; None where there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +97,7 @@ def simulate_head(
         geometry=geometry,
         subtypes=tuple(head.lesions),
         volumes_ml=_volumes_ml(head) if measure_volumes else {},
+        chronic=blood.is_chronic(head.lesions[blood.SUBDURAL]) if blood.SUBDURAL in head.lesions else None,
     )
 
 

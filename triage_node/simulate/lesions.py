@@ -148,6 +148,11 @@ def _epidural(blank: Lesion, rng: np.random.Generator) -> Lesion:
     )
 
 
+def is_chronic(lesion: Lesion) -> bool:
+    """Whether the blood is mostly old: dark on CT."""
+    return lesion.kind == "chronic"
+
+
 def resized(lesion: Lesion, factor: float) -> Lesion:
     """The same lesion with its size (radius or thickness) times `factor`."""
     return replace(lesion, size_mm=lesion.size_mm * factor)
