@@ -14,7 +14,6 @@ from typing import Final
 
 import numpy as np
 import torch
-from numpy.lib.recfunctions import structured_to_unstructured
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -26,7 +25,6 @@ PRESENT_MM2: Final = 20.0
 """A subtype counts as present in a slice from this area on; between 0 and this the slice says nothing about it."""
 NEIGHBOUR_MM: Final = 5.0
 """How far the neighbours should be; not farther than twice this, else the slice itself stands in."""
-_META: Final = "meta.npy"
 _KEPT_SCORE: Final = 0.5
 """Of the score so far, when a slice is scored again."""
 
@@ -82,13 +80,14 @@ class SlicePool:
         shards = list(self._shards.values())
         lengths = [len(shard.areas_mm2) for shard in shards]
         self._paths = [shard.path for shard in shards for _ in shard.areas_mm2]
-        self._rows = np.concatenate([np.arange(length) for length in lengths] or [np.zeros(0, int)])
-        self._neighbours = _joined([shard.neighbours for shard in shards], (0, 2), np.int64)
-        self._chronic = _joined([shard.chronic for shard in shards], (0,), np.float32)
-        self._scores = _joined([shard.scores for shard in shards], (0,), np.float32)
-        for shard, scores in zip(shards, np.split(self._scores, np.cumsum(lengths)[:-1]), strict=True):
-            shard.scores = scores  # a view: what is noted here is kept there
-        areas = _joined([shard.areas_mm2 for shard in shards], (0, len(SUBTYPES)), np.float32)
+        joined = [_Shard.empty(self._folder), *shards]
+        self._rows = np.concatenate([np.arange(len(shard.scores)) for shard in joined])
+        self._neighbours = np.concatenate([shard.neighbours for shard in joined])
+        self._chronic = np.concatenate([shard.chronic for shard in joined])
+        self._scores = np.concatenate([shard.scores for shard in joined])
+        for shard, end in zip(shards, np.cumsum(lengths), strict=True):
+            shard.scores = self._scores[end - len(shard.scores) : end]  # a view: what is noted here is kept there
+        areas = np.concatenate([shard.areas_mm2 for shard in joined])
         self._positive = [np.flatnonzero(column >= PRESENT_MM2) for column in areas.T]
         self._negative = np.flatnonzero(areas.sum(axis=1) == 0)
 
@@ -149,7 +148,7 @@ class SlicePool:
         return int(rng.choice(group)) if len(group) else int(rng.integers(len(self)))
 
     def _read(self, place: int) -> tuple[NDArray[np.int16], NDArray[np.uint8], NDArray[np.uint8]]:
-        """Opened and closed for every slice: some hundred shards at once would be more files than a process may open."""
+        """Opened and closed for every slice: hundreds of shards at once are more files than a process may open."""
         shard = open_shard(self._paths[place])
         below, above = self._neighbours[place]
         rows = [below, self._rows[place], above]
@@ -189,27 +188,23 @@ class _Shard:
     chronic: Float32Array
     scores: Float32Array
 
+    @classmethod
+    def empty(cls, path: Path) -> _Shard:
+        none = np.zeros(0, np.float32)
+        areas_mm2 = np.zeros((0, len(SUBTYPES)), np.float32)
+        return cls(path=path, areas_mm2=areas_mm2, neighbours=np.zeros((0, 2), np.int64), chronic=none, scores=none)
+
 
 def _read_shard(path: Path) -> _Shard:
-    heads, positions_mm, chronic = _read_meta(path / _META).T
-    areas_mm2 = label_areas_mm2(open_shard(path).truth, STORED_GRID.spacing_mm)
+    try:
+        slices = open_shard(path)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{error.filename}: is missing; remove the shard, an older version rendered it") from error
+    heads, positions_mm, chronic = np.array(slices.meta).T
     return _Shard(
         path=path,
-        areas_mm2=areas_mm2,
+        areas_mm2=label_areas_mm2(slices.truth, STORED_GRID.spacing_mm),
         neighbours=neighbours(heads, positions_mm),
         chronic=chronic,
-        scores=np.zeros(len(areas_mm2), np.float32),
+        scores=np.zeros(len(heads), np.float32),
     )
-
-
-def _read_meta(path: Path) -> Float32Array:
-    """(slices, 3) float32: head, position along the normal in mm, chronic."""
-    try:
-        meta = np.load(path)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: is missing; the shard was rendered by an older version, render it again") from error
-    return np.asarray(structured_to_unstructured(meta) if meta.dtype.names else meta, np.float32)
-
-
-def _joined(parts: list[NDArray[np.generic]], empty: tuple[int, ...], dtype: type) -> NDArray[np.generic]:
-    return np.concatenate(parts) if parts else np.zeros(empty, dtype)

@@ -108,7 +108,7 @@ class TriageNet(nn.Module):
         features = self._encode(functional.pixel_unshuffle(images, self.config.patch_px))
         shallow, deep = self._decode(features), features[-1]
         pixels = functional.pixel_shuffle(self.pixels(shallow), self.config.patch_px).float()
-        intra, extra, intracranial = pixels.split([1 + len(INTRA_AXIAL), 1 + len(EXTRA_AXIAL), 1], dim=1)
+        intra, extra, intracranial = torch.split(pixels, [1 + len(INTRA_AXIAL), 1 + len(EXTRA_AXIAL), 1], dim=1)
         probabilities = pixel_probabilities(intra, extra, intracranial[:, 0])
         evidence = pooled_log_odds(probabilities).to(deep.dtype)
         subdural = functional.avg_pool2d(probabilities[:, _SUBDURAL : _SUBDURAL + 1], self.config.patch_px)
