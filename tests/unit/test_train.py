@@ -107,8 +107,8 @@ def test_a_slice_comes_with_the_neighbours_of_its_own_head(drawn: Drawn) -> None
     for place, (below, own, above) in zip(drawn.places, brain, strict=True):
         head, index = divmod(int(place), SLICES)
         assert own == 20 + 10 * head + index
-        assert below == own - (index > 0)
-        assert above == own + (index < SLICES - 1)
+        assert below == own - int(index > 0)
+        assert above == own + int(index < SLICES - 1)
 
 
 def test_neighbours_are_about_5_mm_away_and_never_beyond_10() -> None:
@@ -216,24 +216,22 @@ def test_chronic_or_acute_counts_only_where_a_slice_shows_subdural_blood(drawn: 
         for sure in (20.0 * bled, -20.0 * bled)
     ]
     assert bled.any()
-    assert float(told[0]) < 0.01 < 10 < float(told[1])
+    assert told[0] < 0.01
+    assert told[1] > 10
     none = losses(logits, views, torch.full((8,), torch.nan), SMALL)
-    assert float(none["chronic"]) == 0
+    assert float(none["chronic"].detach()) == 0
     assert torch.isfinite(total(none, TrainConfig(shards=Path(), run=Path(), steps=1).losses))
 
 
 # ---------------------------------------------------------------- the loop
 
 
-def test_the_same_seed_gives_the_same_weights_also_when_resumed(config: TrainConfig, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_weights(config: TrainConfig, tmp_path: Path) -> None:
     train(config)
     train(replace(config, run=tmp_path / "again"))
+    train(replace(config, run=tmp_path / "other", seed=2))
     assert same(weights(config.run), weights(tmp_path / "again"))
-    parts = replace(config, run=tmp_path / "parts")
-    train(replace(parts, steps=2, coarse_share=0.6))
-    assert train(parts).step == 3
-    # the learning rate follows a cosine over all steps, so the first two steps must be those of a run of three
-    assert weights(parts.run).keys() == weights(config.run).keys()
+    assert not same(weights(config.run), weights(tmp_path / "other"))
 
 
 def test_a_resumed_run_does_what_it_would_have_done(config: TrainConfig, tmp_path: Path) -> None:
@@ -263,7 +261,6 @@ def test_a_run_leaves_a_record_curves_and_the_averaged_network(config: TrainConf
 
 
 def test_training_ends_where_validation_gets_no_better(config: TrainConfig) -> None:
-    # at such a rate nothing gets better
     ended = train(replace(config, steps=50, coarse_share=0.0, learning_rate=0.0, validate_every=1, patience=2))
     assert ended.step == 3
     assert "no better since step 1" in ended.reason
@@ -279,7 +276,7 @@ def test_training_can_start_from_the_weights_of_another_run(config: TrainConfig,
 
 def test_a_loss_that_is_not_finite_stops_the_run(config: TrainConfig) -> None:
     with pytest.raises(TrainingError, match=r"the loss of step 1 is .*learning_rate"):
-        train(replace(config, learning_rate=1e38))
+        train(replace(config, learning_rate=1e30))
 
 
 def test_a_checkpoint_of_another_network_is_refused(config: TrainConfig) -> None:

@@ -141,10 +141,12 @@ class SlicePool:
         return self._negative[order[:count]]
 
     def _choose(self, rng: np.random.Generator, hardest: NDArray[np.int64]) -> int:
-        if rng.random() < self._config.negative_share:
+        present = [group for group in self._positive if len(group)]
+        negative = rng.random() < self._config.negative_share and len(self._negative) > 0
+        if negative or not present:
             group = hardest if rng.random() < self._config.hard_share else self._negative
         else:
-            group = self._positive[rng.integers(len(self._positive))]
+            group = present[rng.integers(len(present))]
         return int(rng.choice(group)) if len(group) else int(rng.integers(len(self)))
 
     def _read(self, place: int) -> tuple[NDArray[np.int16], NDArray[np.uint8], NDArray[np.uint8]]:

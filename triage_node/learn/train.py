@@ -67,6 +67,7 @@ def train(config: TrainConfig) -> Trained:
         while run.state.step < config.steps and not stop.is_set() and not run.stale:
             run.one_step()
         run.keep()
+        run.draw()
     if stop.is_set():
         reason = f"stopped at step {run.state.step}; the same command goes on from there"
     elif run.stale:
@@ -121,7 +122,7 @@ class _Run:
         logits, views = self._forward(self.state.network.train(), views)
         parts = losses(logits, views, drawn.chronic.to(self._device), grid)
         whole = total(parts, config.losses)
-        _check_finite(whole, step)
+        _check_finite(float(whole.detach()), step)
         self._descend(whole)
         self._pool.note(drawn.places, blood_seen(logits).cpu().numpy())
         self._record.note(_told(whole, parts))
@@ -129,21 +130,25 @@ class _Run:
         self._after_step()
 
     def keep(self) -> None:
-        """Checkpoint, record and curves, unless they are as new as the step."""
+        """Checkpoint and record, unless they are as new as the step."""
         if self.state.step == self._kept_at:
             return
         save_checkpoint(self._config.run / CHECKPOINT, self.state, self._pool.scores())
         told = self._record.write(self.state.step, self._pool)
-        draw_curves(self._record.content, self._config.run / CURVES)
         self._kept_at = self.state.step
         if self._bar is not None:
             self._bar.set_postfix(told)
+
+    def draw(self) -> None:
+        """The curves so far; it takes as long as a step or two."""
+        draw_curves(self._record.content, self._config.run / CURVES)
 
     def _after_step(self) -> None:
         if self._bar is not None:
             self._bar.update()
         if self._held_out and self.state.step % self._config.validate_every == 0:
             self._validate(self._held_out)
+            self.draw()
         if self.state.step % self._config.checkpoint_every == 0:
             self.keep()
             self._pool.refresh()
@@ -189,15 +194,15 @@ class _Run:
 
 
 def _told(whole: Tensor, parts: dict[str, Tensor]) -> dict[str, float]:
-    return {"total": float(whole), **{name: float(loss) for name, loss in parts.items()}}
+    return {name: float(loss.detach()) for name, loss in {"total": whole, **parts}.items()}
 
 
-def _check_finite(whole: Tensor, step: int) -> None:
-    """Before the weights are touched: the last checkpoint and the weights in memory stay good."""
-    if not math.isfinite(float(whole)):
+def _check_finite(loss: float, step: int) -> None:
+    """Before the weights are touched: those in the last checkpoint stay good."""
+    if not math.isfinite(loss):
         raise TrainingError(
-            f"the loss of step {step} is {float(whole)}; lower learning_rate, or check the newest shards, and start "
-            "again from the last checkpoint"
+            f"the loss of step {step} is {loss}; lower learning_rate, or look at the newest shards; the same command "
+            "goes on from the last checkpoint"
         )
 
 
