@@ -28,8 +28,6 @@ _COARSE_MM: Final = 2.5
 _DURA_MM: Final = 1.0
 _CORTEX_MM: Final = 3.0
 _TAIL_MM: Final = np.float32(1.3)
-_FILLED_SHARE: Final = 0.12
-"""Subarachnoid blood opens the folds of the template: up to tissue this much likelier than at their walls."""
 _LEAST_SHARE: Final = 0.2
 """A pixel with less blood than this over the slice thickness is never labelled."""
 _VOLUME_STEP_MM: Final = 2.0
@@ -265,7 +263,7 @@ def _ribbon(head: _Head, brain: BrainFields, brain_depth: Float32Array) -> Float
 def _folded(scene: _Scene, folds: Folds, tissue: Tissue) -> _Scene:
     """The scene with the sulci, fissures and cisterns of the template instead of the procedural ones."""
     surface = folds.distance(tissue.brain)
-    open_space = np.maximum(folds.distance(tissue.brain, opened=_FILLED_SHARE), np.float32(3.0) - scene.brain.ventricle)
+    open_space = np.maximum(folds.distance(tissue.brain, filled=True), np.float32(3.0) - scene.brain.ventricle)
     return replace(
         scene,
         fluid=np.minimum(surface, scene.brain_depth),
