@@ -163,6 +163,16 @@ def _simulate(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _train(parsed: argparse.Namespace) -> int:
+    from triage_node.learn.experiment import read_config
+    from triage_node.learn.train import train
+
+    config = read_config(parsed.experiment)
+    ended = train(config)
+    print(f"{ended.reason}; checkpoint, record and curves are in {config.run}")
+    return 130 if ended.interrupted else 0
+
+
 def _config(_parsed: argparse.Namespace) -> int:
     print(configuration.reference(), end="")
     return 0
@@ -290,6 +300,9 @@ def parser() -> argparse.ArgumentParser:
     simulate.add_argument("--out", type=Path, required=True, metavar="DIR")
     simulate.add_argument("--subtype", choices=[*SUBTYPE_ABBREVIATIONS.values(), "NONE"], default="SDH")
     simulate.add_argument("--seed", type=int, default=1)
+
+    train = command("train", _train, "train a network as a TOML file says, or go on training; needs the train extra")
+    train.add_argument("experiment", type=Path, metavar="CONFIG", help="for example models/default.train.toml")
 
     command("config", _config, "print every setting with its default, as TOML")
     return root

@@ -28,7 +28,7 @@ from triage_node.domain import CLASSES, SUBTYPES, Float32Array, Prediction, UInt
 from triage_node.errors import InferenceError
 from triage_node.infer.bundle import Bundle, load_bundle
 from triage_node.infer.measure import volumes_ml
-from triage_node.networks import build_network
+from triage_node.networks import build_network, choose_device, choose_dtype
 from triage_node.transforms import Placement, from_grid, place_grid, to_grid, windowed
 
 _BATCH: Final = 8
@@ -37,8 +37,6 @@ _SMOOTHING: Final = (0.25, 0.5, 0.25)
 """Weights of the slice before, the slice itself and the slice after in the score of a series."""
 _LONE_ODDS: Final = 4.0
 """How much worse the odds of a slice are that stands alone: bleeds of one slice exist, and so do artefacts."""
-_CPU_INFO: Final = Path("/proc/cpuinfo")
-_BF16_FLAGS: Final = frozenset({"avx512_bf16", "amx_bf16"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +57,8 @@ class Predictor:
     def __init__(self, bundle_dir: str | Path, device: str = "auto") -> None:
         """`device` is "auto" (CUDA where there is one), "cpu" or "cuda". InferenceError where the bundle is refused."""
         self.bundle: Bundle = load_bundle(bundle_dir)
-        self.device = _choose_device(device)
-        self.dtype = _choose_dtype(self.device)
+        self.device = _device(device)
+        self.dtype = choose_dtype(self.device)
         self._network = _load_network(self.bundle).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def predict(self, volume: Volume) -> Prediction:
@@ -196,27 +194,11 @@ def _widened(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
-def _choose_device(device: str) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InferenceError("device cuda was asked for, but torch sees no CUDA device; use auto or cpu")
-    return torch.device(device)
-
-
-def _choose_dtype(device: torch.device) -> torch.dtype:
-    """bf16 only where the hardware has it: emulated on AVX2 it is 8 times slower than float32 (measured)."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    return torch.bfloat16 if _cpu_flags() & _BF16_FLAGS else torch.float32
-
-
-def _cpu_flags() -> frozenset[str]:
-    """Of the first processor, as Linux tells them; empty elsewhere."""
-    if not _CPU_INFO.is_file():
-        return frozenset()
-    lines = _CPU_INFO.read_text(encoding="utf-8").splitlines()
-    return next((frozenset(line.split(":")[1].split()) for line in lines if line.startswith("flags")), frozenset())
+def _device(name: str) -> torch.device:
+    try:
+        return choose_device(name)
+    except (ValueError, RuntimeError) as error:
+        raise InferenceError(str(error)) from error
 
 
 def _to_numpy(tensor: Tensor) -> Float32Array:

@@ -23,7 +23,7 @@ from triage_node.infer.predict import Examined, Predictor, native_mask
 from triage_node.learn.dataset import EVALUATION_SEED, as_volume, draw_geometry, draw_head
 from triage_node.learn.export import BundleSettings
 from triage_node.learn.pool import PRESENT_MM2
-from triage_node.networks import UNetConfig
+from triage_node.networks import network_config
 
 TUNING_SEED: Final = EVALUATION_SEED
 TEST_SEED: Final = EVALUATION_SEED + 1_000_000
@@ -151,7 +151,7 @@ def choose_settings(predictor: Predictor, tuning: Sequence[Case], real_negatives
     for case in real_negatives:
         points = np.maximum(points, predictor.examine(case.volume).logits.max(axis=0) + _REAL_MARGIN)
     return BundleSettings(
-        network=UNetConfig(**predictor.bundle.network_config),
+        network=network_config(predictor.bundle.network_name, predictor.bundle.network_config),
         grid=predictor.bundle.grid,
         mask_min_probability=_best_mask_thresholds(predictor.bundle, tuning, raws),
         calibration={name: (1.0, round(-float(point), 3)) for name, point in zip(CLASSES, points, strict=True)},

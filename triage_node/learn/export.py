@@ -15,7 +15,7 @@ from torch import nn
 
 from triage_node.domain import CLASSES, SUBTYPES
 from triage_node.infer.bundle import SETTINGS_FILE, WEIGHTS_FILE
-from triage_node.networks import UNetConfig
+from triage_node.networks import NetworkConfig, network_name
 from triage_node.transforms import WINDOWS_HU, Grid
 
 INTENDED_USE = (
@@ -28,7 +28,7 @@ INTENDED_USE = (
 class BundleSettings:
     """What bundle.toml holds besides name and hash; the meaning of each is in infer.bundle.Bundle."""
 
-    network: UNetConfig
+    network: NetworkConfig
     grid: Grid
     mask_min_probability: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(SUBTYPES, 0.5))
     series_min_probability: float = 0.5
@@ -64,7 +64,7 @@ def _toml(name: str, version: str, sha256: str, settings: BundleSettings) -> str
     return "\n".join(
         [
             *_lines(name=name, version=version, sha256=sha256, intended_use=INTENDED_USE),
-            *_table("network", name="unet"),
+            *_table("network", name=network_name(settings.network)),
             *_table("network.config", **asdict(settings.network)),
             *_table("grid", size_px=settings.grid.size_px, spacing_mm=settings.grid.spacing_mm),
             *_table("windows", centres_hu=list(centres), widths_hu=list(widths)),

@@ -12,6 +12,7 @@ from typing import Any
 from triage_node.assemble import assemble
 from triage_node.domain import CLASSES
 from triage_node.infer.predict import Predictor
+from triage_node.learn.checkpoint import averaged_network
 from triage_node.learn.evaluate import (
     TEST_SEED,
     TUNING_SEED,
@@ -22,8 +23,9 @@ from triage_node.learn.evaluate import (
     negative_case,
     simulated_cases,
 )
+from triage_node.learn.experiment import TrainConfig
 from triage_node.learn.export import BundleSettings, write_bundle
-from triage_node.learn.train import TrainConfig, averaged_network, read_record
+from triage_node.learn.record import read_record
 
 
 def release(
