@@ -97,7 +97,7 @@ class Scanner:
         fewer_photons = min(1.8, math.sqrt(_USUAL_THICKNESS_MM / thickness_mm))
         sharpen, sharpen_mm = _draw_sharpening(rng)
         return cls(
-            blur_mm=rng.uniform(0.3, 1.0),
+            blur_mm=rng.uniform(0.25, 0.95),
             sharpen=sharpen,
             sharpen_mm=sharpen_mm,
             noise_hu=usual * max(0.85, fewer_photons) if noise_hu is None else noise_hu,

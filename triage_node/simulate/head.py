@@ -325,7 +325,7 @@ def _draw_inside(head: _Head, scene: _Scene, shares: Mapping[str, Float32Array],
     for subtype, amount in shares.items():
         hu = mix(hu, blood.blood_hu(head.lesions[subtype], lattice), amount)
     sheets = np.minimum(np.maximum(np.abs(f.midline) - 0.5, f.falx), np.abs(f.tentorium) - 0.5)
-    hu = mix(hu, b.dura_hu, share(sheets, edge_mm=0.8))
+    hu = mix(hu, b.dura_hu, share(sheets, edge_mm=0.8) * np.float32(b.sheets))
     hu = mix(hu, b.dura_hu, share(scene.depth - np.float32(_DURA_MM), edge_mm=0.8))
     hu = mix(hu, b.sinus_hu, share(f.sinus))
     hu = mix(hu, f.calcification_hu, share(f.calcification))
