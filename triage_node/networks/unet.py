@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from triage_node.networks.findings import Findings, mean_and_max, pooled_log_odds
+
 
 @dataclass(frozen=True, kw_only=True)
 class UNetConfig:
@@ -65,9 +67,14 @@ class UNet(nn.Module):
         features = self._encode(functional.pixel_unshuffle(images, self.config.patch_px))
         deep = features[-1]
         segmentation = functional.pixel_shuffle(self.segmentation(self._decode(features)), self.config.patch_px)
-        evidence = _pooled_log_odds(segmentation)
-        slices: Tensor = self.slice_head(torch.cat([_mean_and_max(deep), evidence], dim=1))
+        evidence = pooled_log_odds(torch.softmax(segmentation.float(), dim=1)).to(segmentation.dtype)
+        slices: Tensor = self.slice_head(torch.cat([mean_and_max(deep), evidence], dim=1))
         return segmentation, slices + self.slice_evidence(evidence)
+
+    def findings(self, images: Tensor) -> Findings:
+        """What inference uses."""
+        segmentation, slices = self(images)
+        return Findings(pixels=torch.softmax(segmentation.float(), dim=1), slices=slices.float(), chronic=None)
 
     def _encode(self, image: Tensor) -> list[Tensor]:
         features = [self.encoder[0](image)]
@@ -96,15 +103,3 @@ class _Block(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         entered = functional.relu(self.enter_norm(self.enter(image)))
         return functional.relu(entered + self.refine_norm(self.refine(entered)))
-
-
-def _mean_and_max(features: Tensor) -> Tensor:
-    return torch.cat([features.mean(dim=(2, 3)), features.amax(dim=(2, 3))], dim=1)
-
-
-def _pooled_log_odds(segmentation: Tensor) -> Tensor:
-    """(batch, 2 * classes): mean and, slightly smoothed, greatest probability of each class, as log odds of order 1."""
-    probabilities = torch.softmax(segmentation.float(), dim=1)
-    peak = functional.avg_pool2d(probabilities, 3, stride=1).amax(dim=(2, 3))
-    pooled = torch.cat([probabilities.mean(dim=(2, 3)), peak], dim=1)
-    return (torch.logit(pooled, eps=1e-4) / 4).to(segmentation.dtype)
