@@ -46,7 +46,7 @@ def windowed(hu: NDArray[np.floating] | Int16Array, windows_hu: Sequence[tuple[f
 def network_images(
     hu: Float32Array, chosen: slice, windows_hu: Sequence[tuple[float, float]], neighbours: Int64Array | None = None
 ) -> Float32Array:
-    """What a network sees of the slices `chosen` of `hu` (slices, size, size) HU: (chosen, channels, size, size) float32.
+    """What a network sees of `chosen` out of `hu` (slices, size, size) HU: (chosen, channels, size, size) float32.
 
     The channels are the windows; with `neighbours` (of `neighbour_indices`) also the first window of the neighbour
     below and of the one above.
@@ -68,8 +68,12 @@ class Stack:
     neighbours: bool = False
     """Whether it sees the neighbour below and the one above."""
     neighbour_mm: float = 5.0
-    slab_mm: float = 0.0
-    """Consecutive thinner slices are averaged to slabs of this thickness."""
+    slab_mm: float = 2.5
+    """Consecutive thinner slices are averaged to slabs of this thickness; 0 for none."""
+
+
+SINGLE_SLICES: Final = Stack(slab_mm=0.0)
+"""Every slice by itself, as it is."""
 
 
 def slabs_of(weights_mm: Float64Array, slab_mm: float) -> Int64Array:
@@ -123,7 +127,7 @@ class Axis:
 
 
 def resampling_matrix(source: Axis, target: Axis) -> csr_array:
-    """(target.count, source.count) float32, sparse: linear when enlarging, a triangle of one target pixel when shrinking.
+    """(target.count, source.count) float32, sparse: linear when enlarging, a triangle of a target pixel when shrinking.
 
     Rows sum to 1; a target pixel outside the source gets a row of zeros.
     """
@@ -136,9 +140,7 @@ def resampling_matrix(source: Axis, target: Axis) -> csr_array:
     weights *= inside[:, None] / np.maximum(weights.sum(axis=1, keepdims=True), 1e-9)
     columns = np.clip(taps, 0, source.count - 1).astype(np.int32)
     starts = np.arange(0, columns.size + 1, columns.shape[1], dtype=np.int32)
-    return csr_array(
-        (weights.astype(np.float32).ravel(), columns.ravel(), starts), shape=(target.count, source.count)
-    )
+    return csr_array((weights.astype(np.float32).ravel(), columns.ravel(), starts), shape=(target.count, source.count))
 
 
 def _mapped(along_rows: csr_array, image: Float32Array, along_columns: csr_array) -> Float32Array:

@@ -41,8 +41,8 @@ class Network(Protocol):
 def checked(answer: Answer, images: int, bundle: Bundle) -> Answer:
     """The answer with logits of every class that `bundle` outputs. InferenceError where it is not what was promised.
 
-    A network without slice logits is taken at its pixels: the logit of the greatest probability of the class in a slice,
-    smoothed over 3 x 3 pixels; of "any", of all subtypes together.
+    A network without slice logits is taken at its pixels: the logit of the greatest probability of the class in a
+    slice, smoothed over 3 x 3 pixels; of "any", of all subtypes together.
     """
     size_px = bundle.grid.size_px
     _require("pixels", answer.pixels, (images, 1 + len(SUBTYPES), size_px, size_px), needed=bundle.outputs_mask)

@@ -1,7 +1,7 @@
 """A model bundle on disk: `bundle.toml` beside its weights. Checked in full before anything is loaded.
 
-Strict: unknown or missing keys, a wrong type, a number that is not finite or weights that do not have the sha256 written
-beside them are refused. The weights are safetensors of a registered network, or an ONNX graph; nothing is ever
+Strict: unknown or missing keys, a wrong type, a number that is not finite or weights that do not have the sha256
+written beside them are refused. The weights are safetensors of a registered network, or an ONNX graph; nothing is ever
 unpickled. What each key means to a site: models/README.md. This module imports no torch.
 """
 
@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from triage_node.domain import CLASSES, SUBTYPES, BundleRef
 from triage_node.errors import InferenceError
-from triage_node.transforms import Grid, Stack
+from triage_node.transforms import SINGLE_SLICES, Grid, Stack
 
 SETTINGS_FILE: Final = "bundle.toml"
 WEIGHTS_FILE: Final = "weights.safetensors"
@@ -50,12 +50,13 @@ _KEYS: Final[Mapping[str, Mapping[str, type]]] = {
     "calibration.slope": dict.fromkeys(CLASSES, float),
     "calibration.offset": dict.fromkeys(CLASSES, float),
     "outputs": {"mask": bool, "classes": list},
-    "stack": {"neighbours": bool, "neighbour_mm": float, "slab_mm": float},
+    "stack": {"neighbours": bool},
 }
 """Every key of bundle.toml, by table, and its type."""
 _OPTIONAL: Final[Mapping[str, Mapping[str, type]]] = {
     "": {"stack": dict},
     "network": {"config": dict},
+    "stack": {"neighbour_mm": float, "slab_mm": float},
     "calibration.slope": {CHRONIC: float},
     "calibration.offset": {CHRONIC: float},
     "outputs": {CHRONIC: bool},
@@ -200,7 +201,8 @@ def _check_values(settings: Mapping[str, Any], path: Path) -> None:
         raise InferenceError(f"{path}: [windows] holds numbers, and widths are above 0")
     if settings["grid"]["size_px"] < 1 or settings["grid"]["spacing_mm"] <= 0:
         raise InferenceError(f"{path}: [grid] size_px and spacing_mm must be above 0")
-    if settings.get("stack") and (settings["stack"]["neighbour_mm"] <= 0 or settings["stack"]["slab_mm"] < 0):
+    stack = _stack(settings)
+    if stack.neighbour_mm <= 0 or stack.slab_mm < 0:
         raise InferenceError(f"{path}: [stack] neighbour_mm must be above 0 and slab_mm not below")
     if (settings["network"]["name"] == GRAPH) == ("config" in settings["network"]):
         raise InferenceError(
@@ -216,7 +218,9 @@ def _check_outputs(settings: Mapping[str, Any], path: Path) -> None:
     if strange:
         raise InferenceError(f"{path}: [outputs] unknown class {strange[0]!r} (known: {', '.join(CLASSES)})")
     if "any" not in classes or len(set(classes)) < len(classes):
-        raise InferenceError(f'{path}: [outputs] classes must hold "any", which the priority is made of, each class once')
+        raise InferenceError(
+            f'{path}: [outputs] classes must hold "any", which the priority is made of, each class once'
+        )
     if outputs["mask"] and not set(classes) & set(SUBTYPES):
         raise InferenceError(f"{path}: [outputs] a mask shows subtypes; list those in classes, or write mask = false")
     if outputs.get(CHRONIC) and "subdural" not in classes:
@@ -236,6 +240,10 @@ def _check_weights(path: Path, sha256: str, settings_path: Path) -> None:
         )
 
 
+def _stack(settings: Mapping[str, Any]) -> Stack:
+    return Stack(**settings["stack"]) if "stack" in settings else SINGLE_SLICES
+
+
 def _bundle(folder: Path, settings: Mapping[str, Any]) -> Bundle:
     thresholds, windows, calibration = settings["thresholds"], settings["windows"], settings["calibration"]
     return Bundle(
@@ -245,7 +253,7 @@ def _bundle(folder: Path, settings: Mapping[str, Any]) -> Bundle:
         network_name=settings["network"]["name"],
         network_config=settings["network"].get("config", {}),
         grid=Grid(size_px=settings["grid"]["size_px"], spacing_mm=float(settings["grid"]["spacing_mm"])),
-        stack=Stack(**settings.get("stack", {})),
+        stack=_stack(settings),
         windows_hu=tuple(
             (float(centre), float(width))
             for centre, width in zip(windows["centres_hu"], windows["widths_hu"], strict=True)

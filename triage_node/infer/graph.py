@@ -50,17 +50,18 @@ def _session(bundle: Bundle, device: str, threads: int) -> Any:
         ) from error
     graph = bundle.weights_path.read_bytes()
     if _EXTERNAL in graph:
-        raise InferenceError(f"{bundle.weights_path}: keeps weights in another file; save the graph with all data inside")
+        raise InferenceError(
+            f"{bundle.weights_path}: keeps weights in another file; save the graph with all data inside"
+        )
+    providers = _providers(onnxruntime, device)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning halves the speed of neighbours
     options.log_severity_level = 4
     try:
         # from bytes, so that nothing but the checked file can be read
-        return onnxruntime.InferenceSession(graph, options, providers=_providers(onnxruntime, device))
-    except InferenceError:
-        raise
-    except Exception as error:  # noqa: BLE001 - onnxruntime's errors share no other base
+        return onnxruntime.InferenceSession(graph, options, providers=providers)
+    except Exception as error:  # onnxruntime's errors share no other base
         raise InferenceError(f"{bundle.weights_path}: is no ONNX graph that onnxruntime takes ({error})") from error
 
 
@@ -88,8 +89,8 @@ def _require_contract(session: Any, outputs: list[str], bundle: Bundle) -> None:
     missing = [name for name in needed if needed[name] and name not in outputs]
     if missing:
         raise InferenceError(
-            f'{bundle.weights_path}: has no output "{missing[0]}" (it has: {", ".join(outputs)}); rename one, or correct '
-            "[outputs] of bundle.toml"
+            f'{bundle.weights_path}: has no output "{missing[0]}" (it has: {", ".join(outputs)}); rename one, or '
+            "correct [outputs] of bundle.toml"
         )
 
 
@@ -104,7 +105,9 @@ def _spread(values: Any, places: list[int], elsewhere: float) -> Float32Array | 
         return None
     given = np.asarray(values, np.float32)
     if given.ndim < 2 or given.shape[1] != len(places):
-        raise InferenceError(f"the graph gave an output of shape {given.shape}, not of {len(places)} columns as [outputs] say")
+        raise InferenceError(
+            f"the graph gave an output of shape {given.shape}, not of {len(places)} columns as [outputs] say"
+        )
     everything = np.full((len(given), len(CLASSES), *given.shape[2:]), elsewhere, np.float32)
     everything[:, places] = given
     return everything

@@ -52,8 +52,8 @@ def subdural_chronic(
 ) -> float | None:
     """Probability that the subdural blood of a series is chronic; None where no slice shows any.
 
-    `slices` (slices, 6) as of `calibrated`, `chronic` (slices,) logits. The mean over the slices that pass the operating
-    point of subdural, weighted by that evidence and by the millimetres which each slice stands for.
+    `slices` (slices, 6) as of `calibrated`, `chronic` (slices,) logits. The mean over the slices that pass the
+    operating point of subdural, weighted by that evidence and by the millimetres which each slice stands for.
     """
     evidence = np.where(slices[:, _SUBDURAL] >= OPERATING_POINT, slices[:, _SUBDURAL], 0.0) * weights_mm
     if not evidence.any():

@@ -73,8 +73,8 @@ def _require_images(network: Any, bundle: Bundle) -> None:
     channels, multiple_px = network.config.in_channels, network.config.multiple_px
     if channels != bundle.channels:
         raise InferenceError(
-            f"{bundle.folder}: the network takes {channels} channels, but [windows] and [stack] give {bundle.channels}; "
-            "correct them"
+            f"{bundle.folder}: the network takes {channels} channels, but [windows] and [stack] give "
+            f"{bundle.channels}; correct them"
         )
     if bundle.grid.size_px % multiple_px:
         raise InferenceError(f"{bundle.folder}: [grid] size_px must be a multiple of {multiple_px}")
