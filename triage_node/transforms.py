@@ -125,6 +125,11 @@ class Axis:
         """(count,) float64."""
         return self.start_mm + self.step_mm * np.arange(self.count, dtype=np.float64)
 
+    def part(self, pixels: slice) -> Axis:
+        """Some consecutive pixels of it."""
+        start_mm = self.start_mm + pixels.start * self.step_mm
+        return Axis(count=max(0, pixels.stop - pixels.start), start_mm=start_mm, step_mm=self.step_mm)
+
 
 def resampling_matrix(source: Axis, target: Axis) -> csr_array:
     """(target.count, source.count) float32, sparse: linear when enlarging, a triangle of a target pixel when shrinking.
@@ -219,31 +224,38 @@ def to_grid(hu: Int16Array, placement: Placement) -> Float32Array:
 
 
 def from_grid(
-    images: Float32Array, placement: Placement, index: int, box: tuple[slice, slice] = (slice(None), slice(None))
+    images: Float32Array, placement: Placement, index: int, box: tuple[slice, slice] | None = None
 ) -> Float32Array:
     """(channels, size, size) on the grid of slice `index` to (channels, rows, columns) float32; 0 outside the grid.
 
-    `box` (of `native_box`) is the part of the slice that is wanted.
+    `box` (of `native_box`) is the part of the slice that is wanted; by default all.
     """
-    rows, columns = box[::-1] if placement.transposed else box
-    along_rows = resampling_matrix(placement.grid_rows[index], placement.native_rows)[rows]
-    along_columns = resampling_matrix(placement.grid_columns[index], placement.native_columns)[columns]
+    native_rows, native_columns = placement.native_rows, placement.native_columns
+    if box is not None:
+        rows, columns = box[::-1] if placement.transposed else box
+        native_rows, native_columns = native_rows.part(rows), native_columns.part(columns)
+    along_rows = resampling_matrix(placement.grid_rows[index], native_rows)
+    along_columns = resampling_matrix(placement.grid_columns[index], native_columns)
     native = np.stack([_mapped(along_rows, image, along_columns) for image in images])
     return native.swapaxes(1, 2) if placement.transposed else native
 
 
 def native_box(chosen: NDArray[np.bool_], placement: Placement, index: int) -> tuple[slice, slice]:
-    """Rows and columns of slice `index` that hold all of its pixels which (size, size) `chosen` on its grid reaches."""
-    along_rows = resampling_matrix(placement.grid_rows[index], placement.native_rows)
-    along_columns = resampling_matrix(placement.grid_columns[index], placement.native_columns)
-    rows = _extent(along_rows @ chosen.any(axis=1).astype(np.float32))
-    columns = _extent(along_columns @ chosen.any(axis=0).astype(np.float32))
+    """Rows and columns of slice `index` that hold all of its pixels which (size, size) `chosen` on its grid reaches.
+
+    At least one pixel must be chosen.
+    """
+    rows = _reached(chosen.any(axis=1), placement.grid_rows[index], placement.native_rows)
+    columns = _reached(chosen.any(axis=0), placement.grid_columns[index], placement.native_columns)
     return (columns, rows) if placement.transposed else (rows, columns)
 
 
-def _extent(reached: Float32Array) -> slice:
-    at = np.flatnonzero(reached)
-    return slice(int(at[0]), int(at[-1]) + 1) if len(at) else slice(0, 0)
+def _reached(chosen: NDArray[np.bool_], grid: Axis, native: Axis) -> slice:
+    """The native pixels of one axis that a resampling from the chosen grid pixels touches."""
+    ends_mm = np.sort(grid.centres_mm[np.flatnonzero(chosen)[[0, -1]]])
+    reach_mm = max(abs(grid.step_mm), abs(native.step_mm))
+    first, last = np.sort((ends_mm + np.array([-reach_mm, reach_mm]) - native.start_mm) / native.step_mm)
+    return slice(max(0, int(np.floor(first))), max(0, min(native.count, int(np.ceil(last)) + 1)))
 
 
 def _slab_means(values: Float64Array, weights: Float64Array, slab_of: Int64Array) -> Float64Array:

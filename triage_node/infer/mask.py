@@ -28,12 +28,16 @@ def native_mask(
     mask = np.zeros(volume.hu.shape, np.uint8)
     thresholds = _thresholds(series, bundle)
     likely = [image[1:].sum(axis=0) >= thresholds.min() for image in probabilities]
-    for index, slab in enumerate(placement.slab_of):
-        if likely[slab].any():
-            rows, columns = box = native_box(likely[slab], placement, index)
-            blood = from_grid(probabilities[slab, 1:], placement, index, box)
-            mask[index, rows, columns] = _labels(blood, thresholds)
-    _drop_specks(mask, volume, bundle.speck_mm3)
+    boxes = {
+        index: native_box(likely[slab], placement, index)
+        for index, slab in enumerate(placement.slab_of)
+        if likely[slab].any()
+    }
+    for index, box in boxes.items():
+        blood = from_grid(probabilities[placement.slab_of[index], 1:], placement, index, box)
+        mask[index, *box] = _labels(blood, thresholds)
+    if boxes:
+        _drop_specks(mask, _around(boxes), volume, bundle.speck_mm3)
     return mask
 
 
@@ -51,11 +55,18 @@ def _labels(blood: Float32Array, thresholds: Float64Array) -> UInt8Array:
     return labels
 
 
-def _drop_specks(mask: UInt8Array, volume: Volume, speck_mm3: float) -> None:
-    """Clear, in place, connected pieces of blood (all subtypes together) below `speck_mm3`."""
-    if not mask.any():
-        return
-    (box,) = ndimage.find_objects((mask > 0).view(np.uint8), 1)
+def _around(boxes: Mapping[int, tuple[slice, slice]]) -> tuple[slice, slice, slice]:
+    """Slices, rows and columns that hold all boxes, which are by slice."""
+    rows, columns = zip(*boxes.values(), strict=True)
+    return (
+        slice(min(boxes), max(boxes) + 1),
+        slice(min(part.start for part in rows), max(part.stop for part in rows)),
+        slice(min(part.start for part in columns), max(part.stop for part in columns)),
+    )
+
+
+def _drop_specks(mask: UInt8Array, box: tuple[slice, slice, slice], volume: Volume, speck_mm3: float) -> None:
+    """Clear, in place, connected pieces of blood (all subtypes together) below `speck_mm3`; all blood is in `box`."""
     inside = mask[box]
     pieces, count = ndimage.label(inside)
     pixel_mm3 = volume.pixel_spacing_mm[0] * volume.pixel_spacing_mm[1] * volume.weights_mm[box[0]]
