@@ -155,6 +155,23 @@ def _analyze(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _models(parsed: argparse.Namespace) -> int:
+    from triage_node.infer.bundle import find_bundle, load_bundle
+    from triage_node.infer.check import bundle_line, bundles, try_bundle
+
+    if parsed.bundle is None:
+        for bundle in bundles():
+            print(bundle_line(bundle))
+        return 0
+    folder = find_bundle(parsed.bundle)
+    print(bundle_line(load_bundle(folder)))
+    trial = try_bundle(folder, parsed.device)
+    print(f"a simulated head with an intraparenchymal bleed, {trial.slices} slices, in {trial.seconds:.2f} s:")
+    for name, probability in trial.prediction.probabilities.items():
+        print(f"  {name:<20}{_or_null(probability, 2):>6}{_or_null(trial.prediction.volumes_ml[name], 1):>8} mL")
+    return 0
+
+
 def _simulate(parsed: argparse.Namespace) -> int:
     from triage_node.simulate import write_case
 
@@ -211,6 +228,10 @@ def _model_loader(config: configuration.Config) -> Callable[[], str]:
         return f"{bundle.name} {bundle.version}, sha256 {bundle.sha256[:12]}"
 
     return load
+
+
+def _or_null(value: float | None, digits: int) -> str:
+    return "null" if value is None else f"{value:.{digits}f}"
 
 
 def _receipt_line(receipt: Receipt, *, as_json: bool) -> str:
@@ -295,6 +316,10 @@ def parser() -> argparse.ArgumentParser:
     analyze.add_argument("--config", type=Path, help="a configuration file; default: the defaults, study age check off")
     analyze.add_argument("--bundle", help="name or folder of a model bundle")
     analyze.add_argument("--json", action="store_true", help="one JSON line a series")
+
+    models = command("models", _models, "the shipped model bundles; with BUNDLE, whether it loads and what it says")
+    models.add_argument("bundle", nargs="?", metavar="BUNDLE", help="name or folder of a model bundle")
+    models.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
 
     simulate = command("simulate", _simulate, "write a simulated head CT series as DICOM, with its truth mask")
     simulate.add_argument("--out", type=Path, required=True, metavar="DIR")

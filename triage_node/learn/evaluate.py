@@ -176,6 +176,7 @@ def _best_mask_thresholds(bundle: Bundle, tuning: Sequence[Case], raws: Sequence
 
 def ungated_mask(raw: Examined, case: Case, bundle: Bundle) -> UInt8Array:
     """The mask as if every subtype were present in the series."""
+    assert raw.pixel_probabilities is not None  # only bundles with a mask are tuned
     return native_mask(raw.pixel_probabilities, raw.placement, case.volume, dict.fromkeys(CLASSES, 1.0), bundle)
 
 
