@@ -37,6 +37,8 @@ _LEAST_CONTRAST_GREY: Final = 16.0
 _OPENING_SHARE: Final = 0.012
 """Letters and scale bars have strokes up to twice this share of the picture."""
 _LEAST_HEAD_SHARE: Final = 0.08
+_BRIGHT_GREY: Final = 200.0
+"""A lighter background is black to the network whatever the head shows: a slice at the vertex is mostly bone."""
 _WHITE_GREY: Final = 235.0
 _BONE_SHARE: Final = 0.045
 """Skull and scalp, 8 mm of 180."""
@@ -82,7 +84,7 @@ def picture_volume(grey: UInt8Array) -> Volume:
     Its HU and millimetres are conventions (see above): volumes in mL mean nothing.
     """
     head = find_head(grey)
-    if head.mask is not None and head.background > np.median(grey[head.mask]):
+    if head.mask is not None and head.background > min(_BRIGHT_GREY, np.median(grey[head.mask])):
         canvas = _centred(np.where(head.mask, grey, 0).astype(np.uint8), head, 0)  # air is never bright on CT
     else:
         canvas = _centred(grey, head, round(head.background))
