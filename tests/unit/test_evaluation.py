@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,15 +14,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.report_cases import mask_of, prediction_of, results_of, volume_of, write_ct
 from triage_node.assemble import assemble
 from triage_node.cli import main
-from triage_node.domain import CLASSES, Volume
+from triage_node.domain import CLASSES, SUBTYPES, Volume
 from triage_node.errors import UsageError
 from triage_node.learn.dataset import as_volume
+from triage_node.learn.evaluation.figures import write_figures
 from triage_node.learn.evaluation.heads import Case
 from triage_node.learn.evaluation.judgement import Failure
 from triage_node.learn.evaluation.labels import read_labels
 from triage_node.learn.evaluation.nifti import nifti_labels, nifti_volume
+from triage_node.learn.evaluation.report import summarize
+from triage_node.learn.evaluation.segmentation import seg_mask
 from triage_node.learn.evaluation.volumes import OWN_LABELS, find_series, parse_mask_labels, read_case
 from triage_node.simulate import SimulatedHead, axial_geometry, simulate_head, write_series
 
@@ -233,6 +239,54 @@ def test_a_dicom_series_takes_a_nifti_mask(head: SimulatedHead, tmp_path: Path) 
     assert isinstance(case, Case)
     np.testing.assert_array_equal(case.truth, head.truth)
     np.testing.assert_array_equal(case.volume.hu, head.hu)
+
+
+@pytest.fixture(scope="module")
+def segmented(tmp_path_factory: pytest.TempPathFactory) -> tuple[Volume, Path]:
+    """A tilted, unevenly spaced series and a SEG of ours on it, beside its first image."""
+    folder = tmp_path_factory.mktemp("segmented")
+    series = volume_of(write_ct(folder))
+    (folder / "seg.dcm").write_bytes(results_of(series, prediction_of(series, mask_of(series)))[0].data)
+    return series, folder
+
+
+def test_a_segmentation_object_is_a_mask(segmented: tuple[Volume, Path]) -> None:
+    series, folder = segmented
+    np.testing.assert_array_equal(seg_mask(folder / "seg.dcm", series, None), mask_of(series))
+    swapped = seg_mask(folder / "seg.dcm", series, {1: "epidural", 2: "subarachnoid"})
+    assert set(np.unique(swapped)) == {0, 1 + SUBTYPES.index("epidural"), 1 + SUBTYPES.index("subarachnoid")}
+    with pytest.raises(UsageError, match="segment 2"):
+        seg_mask(folder / "seg.dcm", series, {1: "any"})
+
+
+def test_a_segmentation_of_another_series_or_none_is_refused(segmented: tuple[Volume, Path], tmp_path: Path) -> None:
+    series, folder = segmented
+    elsewhere = replace(series, positions_mm=np.add(series.positions_mm, [0.0, 0.0, 2.0]))
+    with pytest.raises(UsageError, match="does not lie on a slice"):
+        seg_mask(folder / "seg.dcm", elsewhere, None)
+    with pytest.raises(UsageError, match="no binary DICOM Segmentation"):
+        seg_mask(folder / "01.dcm", series, None)
+    data = (folder / "seg.dcm").read_bytes()
+    (tmp_path / "bad.dcm").write_bytes(data[: len(data) // 2])
+    with pytest.raises(UsageError, match=r"bad\.dcm: cannot be read"):
+        seg_mask(tmp_path / "bad.dcm", series, None)
+
+
+# ---------------------------------------------------------------- without the extra
+
+
+def test_without_nibabel_nifti_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "nibabel", None)
+    with pytest.raises(UsageError, match=r"pip install 'triage-node\[train\]'"):
+        nifti_volume(tmp_path / "a.nii.gz")
+
+
+def test_without_matplotlib_the_figures_are_left_out_and_a_line_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    [line] = write_figures(tmp_path / "out", summarize([], []), [])
+    assert "pip install 'triage-node[train]'" in line
 
 
 # ---------------------------------------------------------------- end to end
