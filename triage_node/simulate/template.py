@@ -133,7 +133,7 @@ def _without_ventricles(grey: Float32Array, white: Float32Array, surface: Float3
     beside = (np.abs(x) > 3) & (np.abs(x) < 36) & (y > -50) & (y < 38) & (z > 3) & (z < 34)
     behind = (np.abs(x) < 13) & (y < -25) & (z < 18)  # the cistern behind the midbrain stays
     filled = ndimage.binary_dilation((grey + white < 0.55) & (surface < -_DEEP_MM) & beside & ~behind, iterations=3)
-    return np.maximum(white, ndimage.gaussian_filter(filled.astype(np.float32), 0.7))
+    return np.asarray(np.maximum(white, ndimage.gaussian_filter(filled.astype(np.float32), 0.7)), np.float32)
 
 
 def _smooth_hull(mask: np.ndarray, *, closing_mm: float = 5.0) -> np.ndarray:
