@@ -155,6 +155,44 @@ def _analyze(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _models(parsed: argparse.Namespace) -> int:
+    from triage_node.infer.bundle import find_bundle, load_bundle
+    from triage_node.infer.check import bundle_line, bundles, try_bundle
+
+    if parsed.bundle is None:
+        for bundle in bundles():
+            print(bundle_line(bundle))
+        return 0
+    folder = find_bundle(parsed.bundle)
+    print(bundle_line(load_bundle(folder)))
+    trial = try_bundle(folder, parsed.device)
+    print(f"a simulated head with an intraparenchymal bleed, {trial.slices} slices, in {trial.seconds:.2f} s:")
+    for name, probability in trial.prediction.probabilities.items():
+        print(f"  {name:<20}{_or_null(probability, 2):>6}{_or_null(trial.prediction.volumes_ml[name], 1):>8} mL")
+    return 0
+
+
+def _evaluate(parsed: argparse.Namespace) -> int:
+    from triage_node.learn.evaluation.figures import write_figures
+    from triage_node.learn.evaluation.report import table
+    from triage_node.learn.evaluation.run import Question, evaluate
+
+    names = ("root", "labels", "bundle", "device", "prevalence", "mask_labels", "heads", "first_seed")
+    given = {name: value for name in names if (value := getattr(parsed, name)) is not None}
+    evaluation = evaluate(Question(kind=parsed.dataset, **given))
+    text = json.dumps(evaluation.report, indent=1, allow_nan=False)
+    if parsed.json == "-":
+        print(text)
+    else:
+        print(table(evaluation.report))
+    if parsed.json and parsed.json != "-":
+        Path(parsed.json).write_text(text + "\n", encoding="utf-8")
+    if parsed.out:
+        for told in write_figures(parsed.out, evaluation.report, evaluation.judgements):
+            print(told, file=sys.stderr)
+    return 0
+
+
 def _simulate(parsed: argparse.Namespace) -> int:
     from triage_node.simulate import write_case
 
@@ -211,6 +249,10 @@ def _model_loader(config: configuration.Config) -> Callable[[], str]:
         return f"{bundle.name} {bundle.version}, sha256 {bundle.sha256[:12]}"
 
     return load
+
+
+def _or_null(value: float | None, digits: int) -> str:
+    return "null" if value is None else f"{value:.{digits}f}"
 
 
 def _receipt_line(receipt: Receipt, *, as_json: bool) -> str:
@@ -295,6 +337,25 @@ def parser() -> argparse.ArgumentParser:
     analyze.add_argument("--config", type=Path, help="a configuration file; default: the defaults, study age check off")
     analyze.add_argument("--bundle", help="name or folder of a model bundle")
     analyze.add_argument("--json", action="store_true", help="one JSON line a series")
+
+    models = command("models", _models, "the shipped model bundles; with BUNDLE, whether it loads and what it says")
+    models.add_argument("bundle", nargs="?", metavar="BUNDLE", help="name or folder of a model bundle")
+    models.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+
+    evaluate = command(
+        "evaluate", _evaluate, "what a bundle is worth on labelled pictures or series (docs/evaluation.md)"
+    )
+    evaluate.add_argument("--dataset", choices=["images", "volumes", "simulated"], required=True)
+    evaluate.add_argument("--root", type=Path, required=True, metavar="DIR", help="simulated: kept heads, made once")
+    evaluate.add_argument("--labels", type=Path, metavar="CSV", help="columns file, any and, where known, subtypes")
+    evaluate.add_argument("--mask-labels", metavar="1=NAME,...", help="what the labels of masks mean; default: our own")
+    evaluate.add_argument("--bundle", help="name or folder of a model bundle")
+    evaluate.add_argument("--device", choices=["auto", "cpu", "cuda"])
+    evaluate.add_argument("--prevalence", type=float, help="of hemorrhage where the PPV is told; default: 0.1")
+    evaluate.add_argument("--heads", type=int, help="simulated: how many; default: 40")
+    evaluate.add_argument("--first-seed", type=int, help="simulated: of the first head; default: beyond all training")
+    evaluate.add_argument("--json", nargs="?", const="-", metavar="FILE", help="the figures as JSON, alone on stdout")
+    evaluate.add_argument("--out", type=Path, metavar="DIR", help="figures as PNG (extra: train)")
 
     simulate = command("simulate", _simulate, "write a simulated head CT series as DICOM, with its truth mask")
     simulate.add_argument("--out", type=Path, required=True, metavar="DIR")

@@ -282,12 +282,14 @@ class Prediction:
     mask: UInt8Array | None
     """(slices, rows, columns) uint8 on the native slices; 0 background, 1 + index in SUBTYPES."""
     slice_probabilities: Float32Array
-    """(slices, 6) float32 in 0..1, columns in the order of CLASSES."""
+    """(slices, 6) float32 in 0..1, columns in the order of CLASSES; NaN in those that the bundle does not output."""
     probabilities: Mapping[str, float | None]
     """By class of CLASSES, for the series."""
     volumes_ml: Mapping[str, float | None]
     """By class of CLASSES ("any" is the sum)."""
     bundle: BundleRef
+    subdural_chronic: float | None = None
+    """Probability that the subdural blood is chronic, not acute; None without subdural blood too."""
     timings_s: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from safetensors.torch import load_file, save_file
 
 from tests import ct
 from tests.arrivals import received
@@ -16,7 +19,8 @@ from tests.site import Site
 from triage_node import log
 from triage_node.deliver.dicom import DicomDestination
 from triage_node.domain import Prediction, Volume
-from triage_node.infer.bundle import find_bundle
+from triage_node.infer.bundle import WEIGHTS_FILE, find_bundle, load_bundle
+from triage_node.infer.predict import Predictor
 from triage_node.infer.process import InferenceProcess
 from triage_node.pipeline.analyzing import analyze_next
 from triage_node.pipeline.completing import complete_series
@@ -126,6 +130,36 @@ def test_a_model_that_runs_over_its_time_ends_as_failed_with_a_notice(site: Site
     assert (result["outcome"], result["priority"]) == ("FAILED", "NONE")
     assert site.deliver() == 2
     assert {stored.series_description for stored in site.pacs.objects()} == {"AI NONE: analysis failed"}
+
+
+def test_a_model_that_says_nan_ends_as_failed_and_never_as_routine(site: Site, tmp_path: Path) -> None:
+    folder = broken_bundle(tmp_path / "nan", float("nan"))
+    with InferenceProcess(folder, timeout_s=120) as broken:
+        in_the_weights = site.receive()
+        analyze_next(site.parts, broken)
+    result = site.result(in_the_weights)
+    assert (result["outcome"], result["priority"]) == ("FAILED", "NONE")
+    assert set(result["probabilities"].values()) == {None}
+    assert site.deliver() == 2
+    assert {stored.series_description for stored in site.pacs.objects()} == {"AI NONE: analysis failed"}
+
+
+def test_a_model_that_overflows_ends_as_failed_and_never_as_routine(site: Site, tmp_path: Path) -> None:
+    series_uid = site.receive()
+    analyze_next(site.parts, Predictor(broken_bundle(tmp_path / "overflow", 6e4), device="cpu"))
+    assert site.result(series_uid)["outcome"] == "FAILED"
+
+
+def broken_bundle(folder: Path, weight: float) -> Path:
+    """The default bundle with every convolution weight replaced, and the hash to match."""
+    folder.mkdir()
+    default = find_bundle("default")
+    weights = load_file(default / "weights.safetensors")
+    save_file({k: torch.full_like(v, weight) if v.ndim == 4 else v for k, v in weights.items()}, folder / WEIGHTS_FILE)
+    sha256 = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
+    settings = (default / "bundle.toml").read_text().replace(load_bundle(default).ref.sha256, sha256)
+    (folder / "bundle.toml").write_text(settings)
+    return folder
 
 
 def test_a_series_whose_file_is_damaged_on_disk_ends_visibly(site: Site, model: InferenceProcess) -> None:

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from triage_node.domain import CLASSES, SUBTYPES, Prediction, Volume
-from triage_node.errors import InferenceError
+from triage_node.errors import InferenceError, UsageError
 from triage_node.infer.bundle import find_bundle, load_bundle
 from triage_node.infer.measure import volumes_ml
 from triage_node.infer.predict import Predictor, series_probabilities
 from triage_node.infer.process import InferenceProcess
 from triage_node.learn.export import BundleSettings, write_bundle
-from triage_node.networks import UNet, UNetConfig
-from triage_node.transforms import Grid
+from triage_node.networks import TriageNet, TriageNetConfig, UNet, UNetConfig
+from triage_node.transforms import Grid, Stack
 
 TINY = UNetConfig(base_width=4, levels=3, head_width=8)
+TINY_STACKED = TriageNetConfig(base_width=4, levels=3, context_blocks=1, head_width=8)
 
 
 def _write_tiny_bundle(folder: Path, *, seed: int = 5) -> Path:
@@ -131,6 +136,12 @@ def _flip_a_weight(folder: Path) -> None:
         (_edit('"subdural"]', '"sudbural"]'), "unknown class 'sudbural'"),
         (_edit("widths_hu = [80.0", "widths_hu = [0.0"), "widths are above 0"),
         (_edit("[grid]", "[grid"), "is not valid TOML"),
+        (_edit("speck_mm3 = 100.0", "speck_mm3 = nan"), "speck_mm3 must be finite float, not nan"),
+        (_edit("any = 0.0", "any = -inf"), r"\[calibration.offset\] any must be finite float, not -inf"),
+        (_edit('classes = ["any", ', "classes = ["), 'classes must hold "any"'),
+        (_edit("slab_mm = 0.0", "slab_mm = -1.0"), r"\[stack\] neighbour_mm must be above 0"),
+        (_edit("neighbours = false", "neighbors = false"), r"\[stack\] unknown key 'neighbors'"),
+        (_edit('name = "unet"', 'name = "onnx"'), r"a graph \(name = \"onnx\"\) has none"),
     ],
 )
 def test_a_tampered_bundle_is_refused(tiny_bundle: Path, tamper: Callable[[Path], None], message: str) -> None:
@@ -150,6 +161,68 @@ def test_a_network_that_is_unknown_is_refused(tiny_bundle: Path) -> None:
     _edit('name = "unet"', 'name = "resnet"')(tiny_bundle)
     with pytest.raises(InferenceError, match="no network is called 'resnet'"):
         Predictor(tiny_bundle, device="cpu")
+
+
+def _rewrite_weights(folder: Path, data: bytes) -> None:
+    """As somebody would who also knows where the hash is."""
+    path = folder / "weights.safetensors"
+    old = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.write_bytes(data)
+    _edit(old, hashlib.sha256(data).hexdigest())(folder)
+
+
+def _change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    weights = load_file(folder / "weights.safetensors")
+    change(weights)
+    save_file(weights, folder / "changed")
+    _rewrite_weights(folder, (folder / "changed").read_bytes())
+
+
+@pytest.mark.parametrize("kind", ["pickle", "torch"])
+def test_a_pickle_that_is_called_safetensors_is_refused_unopened(tiny_bundle: Path, kind: str) -> None:
+    weights = {"encoder.0.enter.weight": torch.zeros(1)}
+    torch.save(weights, tiny_bundle / "saved.pt")
+    _rewrite_weights(tiny_bundle, pickle.dumps([1]) if kind == "pickle" else (tiny_bundle / "saved.pt").read_bytes())
+    with pytest.raises(InferenceError, match=r"is no safetensors file .* pickled weights are never loaded"):
+        Predictor(tiny_bundle, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weights: weights.update(extra=torch.zeros(1)), 'Unexpected key.*"extra"'),
+        (lambda weights: weights.pop("segmentation.bias"), 'Missing key.*"segmentation.bias"'),
+        (lambda weights: weights["segmentation.bias"].fill_(float("nan")), "segmentation.bias is not finite"),
+        (lambda weights: weights["segmentation.bias"][:1].fill_(float("inf")), "segmentation.bias is not finite"),
+    ],
+)
+def test_changed_weights_are_refused_though_the_hash_fits(
+    tiny_bundle: Path, change: Callable[[dict[str, torch.Tensor]], object], message: str
+) -> None:
+    _change_weights(tiny_bundle, change)
+    with pytest.raises(InferenceError, match=f"(?s){message}"):
+        Predictor(tiny_bundle, device="cpu")
+
+
+def _overflow(weights: dict[str, torch.Tensor]) -> None:
+    for name, tensor in weights.items():
+        if name.endswith("weight"):
+            tensor.fill_(6e4)
+
+
+def test_a_network_that_overflows_gives_no_result(tiny_bundle: Path) -> None:
+    _change_weights(tiny_bundle, _overflow)
+    with pytest.raises(InferenceError, match="not finite"):
+        Predictor(tiny_bundle, device="cpu").predict(_noise_volume())
+
+
+def test_no_bundle_is_made_of_what_half_precision_cannot_hold(tmp_path: Path) -> None:
+    network = UNet(TINY)
+    torch.nn.init.constant_(network.segmentation.bias, 1e6)
+    settings = BundleSettings(network=TINY, grid=Grid(size_px=64, spacing_mm=3.0))
+    with pytest.raises(UsageError, match=r"segmentation\.bias is not finite in half precision"):
+        write_bundle(tmp_path / "broken", name="broken", version="1", network=network, settings=settings)
+    assert not (tmp_path / "broken").exists()
 
 
 # ---------------------------------------------------------------- predictor
@@ -176,11 +249,92 @@ def test_what_a_bundle_does_not_output_is_none(tiny_bundle: Path) -> None:
     assert prediction.probabilities["subdural"] is not None
 
 
+def test_a_subtype_that_is_not_output_has_no_mask_and_no_part_in_any(tiny_bundle: Path) -> None:
+    before = Predictor(tiny_bundle).predict(_noise_volume())
+    assert before.mask is not None
+    [most] = np.bincount(before.mask[before.mask > 0]).argmax(keepdims=True)
+    name = SUBTYPES[most - 1]
+    _edit(f'"{name}", ' if name != "subdural" else ', "subdural"', "")(tiny_bundle)
+    prediction = Predictor(tiny_bundle).predict(_noise_volume())
+    assert prediction.mask is not None
+    assert not (prediction.mask == most).any()
+    assert np.isnan(prediction.slice_probabilities[:, CLASSES.index(name)]).all()
+    spoken = [value for value in prediction.volumes_ml.values() if value is not None]
+    assert prediction.volumes_ml["any"] == pytest.approx(sum(spoken[1:]))
+
+
 def test_a_bundle_without_mask_gives_none_and_no_volume(tiny_bundle: Path) -> None:
     _edit("mask = true", "mask = false")(tiny_bundle)
     prediction = Predictor(tiny_bundle).predict(_noise_volume())
     assert prediction.mask is None
     assert set(prediction.volumes_ml.values()) == {None}
+
+
+def _write_stacked_bundle(folder: Path, stack: Stack, *, chronic: bool = True) -> Path:
+    torch.manual_seed(5)
+    settings = BundleSettings(
+        network=TINY_STACKED,
+        grid=Grid(size_px=64, spacing_mm=3.0),
+        stack=stack,
+        mask_min_probability=dict.fromkeys(SUBTYPES, 0.2),
+        series_min_probability=0.01,
+        speck_mm3=0.0,
+        calibration=dict.fromkeys(CLASSES, (1.0, 2.0)) | {"chronic": (0.0, -1.0)},
+        chronic=chronic,
+    )
+    write_bundle(folder, name="stacked", version="1", network=TriageNet(TINY_STACKED), settings=settings)
+    return folder
+
+
+def test_what_is_said_of_a_slab_holds_for_all_its_slices(tmp_path: Path) -> None:
+    """Slices of 1 mm, each of them three times the same, say what slices of 3 mm say."""
+    predictor = Predictor(_write_stacked_bundle(tmp_path / "b", Stack(neighbours=True, slab_mm=3.0)), device="cpu")
+    thick = replace(_noise_volume(), weights_mm=np.full(11, 3.0))
+    thick.positions_mm[:, 2] = 3.0 * np.arange(11)
+    along_mm = np.stack([[0.0, 0.0, z] for z in np.arange(33) - 1.0])
+    thin = replace(thick, hu=np.repeat(thick.hu, 3, axis=0), positions_mm=along_mm, weights_mm=np.ones(33))
+    expected, said = predictor.predict(thick), predictor.predict(thin)
+    np.testing.assert_allclose(said.slice_probabilities, np.repeat(expected.slice_probabilities, 3, axis=0), atol=1e-5)
+    assert expected.mask is not None
+    assert said.mask is not None
+    assert expected.mask.any(), "the fixture must find something, or the test says nothing"
+    assert (said.mask != np.repeat(expected.mask, 3, axis=0)).mean() < 1e-4
+    assert said.volumes_ml["any"] == pytest.approx(expected.volumes_ml["any"], rel=1e-3)
+
+
+def test_a_network_sees_the_neighbours_and_nothing_beyond(tmp_path: Path) -> None:
+    predictor = Predictor(_write_stacked_bundle(tmp_path / "b", Stack(neighbours=True)), device="cpu")
+    volume, brighter = _noise_volume(), _noise_volume()
+    brighter.hu[5, 10:80, 15:85] = 80
+    before, after = (predictor.predict(each).slice_probabilities for each in (volume, brighter))
+    changed = np.flatnonzero((before != after).any(axis=1))
+    np.testing.assert_array_equal(changed, [4, 5, 6])
+
+
+def test_a_single_slice_is_its_own_neighbour(tmp_path: Path) -> None:
+    predictor = Predictor(_write_stacked_bundle(tmp_path / "b", Stack(neighbours=True)), device="cpu")
+    three = _noise_volume(3)
+    three.hu[[0, 2]] = three.hu[1]
+    alone = replace(three, hu=three.hu[:1], positions_mm=three.positions_mm[:1], weights_mm=np.array([5.0]))
+    said, expected = (predictor.predict(volume).slice_probabilities for volume in (alone, three))
+    assert said.shape == (1, 6)
+    np.testing.assert_allclose(said[0], expected[1], atol=1e-5)
+
+
+def test_chronic_is_said_of_subdural_blood_where_the_bundle_says_it(tmp_path: Path) -> None:
+    said = Predictor(_write_stacked_bundle(tmp_path / "b", Stack(neighbours=True))).predict(_noise_volume())
+    assert (said.probabilities["subdural"] or 0) >= 0.5, "the fixture must find it, or the test says nothing"
+    assert said.subdural_chronic == pytest.approx(1 / (1 + np.e))  # its calibration makes every logit -1
+    _edit("subdural = 2.0", "subdural = -20.0")(tmp_path / "b")
+    assert Predictor(tmp_path / "b").predict(_noise_volume()).subdural_chronic is None
+    silent = _write_stacked_bundle(tmp_path / "c", Stack(neighbours=True), chronic=False)
+    assert Predictor(silent).predict(_noise_volume()).subdural_chronic is None
+
+
+def test_a_network_that_wants_neighbours_is_refused_without(tmp_path: Path) -> None:
+    folder = _write_stacked_bundle(tmp_path / "b", Stack(neighbours=False))
+    with pytest.raises(InferenceError, match=r"takes 5 channels, but \[windows\] and \[stack\] give 3"):
+        Predictor(folder)
 
 
 def test_a_subtype_below_its_series_threshold_has_no_volume(tiny_bundle: Path) -> None:

@@ -22,12 +22,13 @@ from triage_node.learn.curves import CURVES
 from triage_node.learn.dataset import STORED_GRID
 from triage_node.learn.experiment import TrainConfig, read_config
 from triage_node.learn.losses import losses, total
-from triage_node.learn.picture import PICTURE_HU, PictureConfig, as_pictures
+from triage_node.learn.picture import PictureConfig, as_pictures
 from triage_node.learn.pool import Drawn, PoolConfig, SlicePool, neighbours
 from triage_node.learn.pose import Framing, PoseConfig, Slices, head_framing, posed
 from triage_node.learn.record import read_record
 from triage_node.learn.train import train
 from triage_node.networks import TriageNet, TriageNetConfig
+from triage_node.picture import WHITE_HU
 from triage_node.transforms import Grid
 
 NETWORK = TriageNetConfig(base_width=4, levels=3, context_kernel_px=3, head_width=8)
@@ -188,7 +189,7 @@ def test_pictures_hold_whole_numbers_from_black_to_white(drawn: Drawn) -> None:
     shown = as_pictures(drawn.hu[:, 1:2], Grid(size_px=176, spacing_mm=1.25), config, seed=1)
     assert shown.shape == (8, 1, 176, 176)
     assert shown.min() >= 0
-    assert shown.max() <= PICTURE_HU
+    assert shown.max() <= WHITE_HU
     assert torch.equal(shown, shown.round())
 
 
@@ -261,9 +262,12 @@ def test_a_run_leaves_a_record_curves_and_the_averaged_network(config: TrainConf
 
 
 def test_training_ends_where_validation_gets_no_better(config: TrainConfig) -> None:
-    ended = train(replace(config, steps=50, coarse_share=0.0, learning_rate=0.0, validate_every=1, patience=2))
-    assert ended.step == 3
-    assert "no better since step 1" in ended.reason
+    ended = train(replace(config, steps=90, coarse_share=0.0, learning_rate=0.3, validate_every=1, patience=2))
+    validation = read_record(config.run)["validation"]
+    best = min(validation, key=lambda point: point["total"])["step"]
+    assert ended.step == best + 2 < 90
+    assert ended.reason == f"ended at step {ended.step}: no better since step {best}"
+    assert averaged_network(config.run, NETWORK)[1] == best
 
 
 def test_training_can_start_from_the_weights_of_another_run(config: TrainConfig, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -12,8 +14,12 @@ from triage_node.transforms import (
     Axis,
     Grid,
     from_grid,
+    native_box,
+    neighbour_indices,
+    network_images,
     place_grid,
     resampling_matrix,
+    slabs_of,
     to_grid,
     windowed,
 )
@@ -142,3 +148,88 @@ def test_a_picture_stored_the_other_way_round_looks_the_same_to_the_network() ->
     upright, turned = _volume(hu, 0.8), _volume(hu[:, ::-1, ::-1], 0.8, -np.eye(3)[:2])
     seen = [to_grid(volume.hu, place_grid(volume, grid)) for volume in (upright, turned)]
     np.testing.assert_allclose(seen[0], seen[1], atol=0.05)
+
+
+# ---------------------------------------------------------------- slabs and neighbours
+
+
+@pytest.mark.parametrize(
+    ("weights_mm", "expected"),
+    [
+        ([0.5] * 10, [0] * 5 + [1] * 5),
+        ([0.5] * 13, [0] * 5 + [1] * 8),  # what is left over goes to the last slab
+        ([1.25] * 4, [0, 0, 1, 1]),
+        ([2.5] * 3, [0, 1, 2]),
+        ([2.37] * 3, [0, 1, 2]),  # 2.5 mm of table under a gantry tilt of 18.5 degrees
+        ([5.0, 5.0, 1.25, 1.25, 1.25, 1.25], [0, 1, 2, 2, 3, 3]),
+        ([7.0], [0]),
+        ([0.5], [0]),
+    ],
+)
+def test_slabs_are_as_thick_as_asked_for_or_one_slice(weights_mm: list[float], expected: list[int]) -> None:
+    assert slabs_of(np.array(weights_mm), 2.5).tolist() == expected
+    assert slabs_of(np.array(weights_mm), 0.0).tolist() == list(range(len(weights_mm)))
+
+
+@pytest.mark.parametrize(
+    ("along_mm", "below", "above"),
+    [
+        ([0, 5, 10], [0, 0, 1], [1, 2, 2]),
+        ([0, 2.5, 5, 7.5], [0, 0, 0, 1], [2, 3, 3, 3]),  # the one 5 mm away where there is one, else the nearest to it
+        ([0, 10, 20.1], [0, 0, 2], [1, 1, 2]),  # 10 mm away is a neighbour, 10.1 mm is none
+        ([3.0], [0], [0]),
+    ],
+)
+def test_a_neighbour_is_nearest_to_its_distance_and_not_too_far(
+    along_mm: list[float], below: list[int], above: list[int]
+) -> None:
+    found = neighbour_indices(np.array(along_mm, float), 5.0)
+    assert found[:, 0].tolist() == below
+    assert found[:, 1].tolist() == above
+
+
+def test_images_are_the_windows_and_the_first_window_of_both_neighbours() -> None:
+    hu = np.stack([np.full((2, 2), value, np.float32) for value in (0, 20, 40, 60)])
+    neighbours = neighbour_indices(np.arange(4) * 5.0, 5.0)
+    images = network_images(hu, slice(1, 4), WINDOWS_HU, neighbours)
+    assert images.shape == (3, len(WINDOWS_HU) + 2, 2, 2)
+    np.testing.assert_array_equal(images[:, :3], windowed(hu[1:4], WINDOWS_HU))
+    np.testing.assert_allclose(images[:, 3, 0, 0], [0.0, 0.25, 0.5])
+    np.testing.assert_allclose(images[:, 4, 0, 0], [0.5, 0.75, 0.75])
+    np.testing.assert_array_equal(network_images(hu, slice(1, 4), WINDOWS_HU), windowed(hu[1:4], WINDOWS_HU))
+
+
+def test_a_slab_is_the_mean_of_its_slices_by_their_weights() -> None:
+    hu = np.stack([np.full((20, 20), value, np.int16) for value in (0, 40, 100)])
+    volume = replace(_volume(hu, 1.0), weights_mm=np.array([1.0, 3.0, 5.0]))
+    placement = place_grid(volume, Grid(size_px=10, spacing_mm=1.0), slab_mm=4.0)
+    assert placement.slab_of.tolist() == [0, 0, 1]
+    np.testing.assert_allclose(placement.slab_along_mm, [3.75, 10.0])
+    np.testing.assert_allclose(to_grid(volume.hu, placement)[:, 5, 5], [30.0, 100.0], atol=1e-3)
+
+
+def test_a_slab_of_a_tilted_stack_stays_sharp() -> None:
+    """The disc moves by 3 mm a slice; on the head's own grid the slices of a slab lie on each other."""
+    volume = _disc_volume(centre_mm=(80.0, 120.0), spacing_mm=0.9, slices=6, drift_mm=3.0)
+    grid = Grid(size_px=101, spacing_mm=1.5)
+    slabs = to_grid(volume.hu, place_grid(volume, grid, slab_mm=15.0))
+    single = to_grid(volume.hu, place_grid(volume, grid))
+    assert slabs.shape[0] == 2
+    edge = (slabs > -900) & (slabs < -100)
+    assert np.count_nonzero(edge) < 1.6 * np.count_nonzero((single > -900) & (single < -100)) / 3
+
+
+@pytest.mark.parametrize("spacing_mm", [0.45, 3.0])
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_box_holds_every_pixel_that_is_reached(spacing_mm: float, turned: bool) -> None:
+    size_px = round(230 / spacing_mm)
+    orientation = np.eye(3)[[1, 0]] if turned else np.eye(3)[:2]
+    volume = _volume(np.full((1, size_px, size_px + 9), 40, np.int16), spacing_mm, orientation)
+    placement = place_grid(volume, Grid(size_px=100, spacing_mm=2.0))
+    chosen = np.zeros((100, 100), np.bool_)
+    chosen[30:35, 60:80] = chosen[50, 10] = True
+    whole = from_grid(chosen[None].astype(np.float32), placement, 0)
+    box = native_box(chosen, placement, 0)
+    np.testing.assert_array_equal(from_grid(chosen[None].astype(np.float32), placement, 0, box), whole[:, *box])
+    assert whole[:, *box].sum() == pytest.approx(whole.sum(), rel=1e-6)
+    assert whole[:, *box].size < whole.size / 2

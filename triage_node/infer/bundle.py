@@ -1,12 +1,14 @@
-"""A model bundle on disk: `bundle.toml` beside `weights.safetensors`. Checked in full before anything is loaded.
+"""A model bundle on disk: `bundle.toml` beside its weights. Checked in full before anything is loaded.
 
-Strict: unknown or missing keys, a wrong type or weights that do not have the sha256 written beside them are refused.
-The weights are safetensors only; nothing is ever unpickled. This module imports no torch.
+Strict: unknown or missing keys, a wrong type, a number that is not finite or weights that do not have the sha256
+written beside them are refused. The weights are safetensors of a registered network, or an ONNX graph; nothing is ever
+unpickled. What each key means to a site: models/README.md. This module imports no torch.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,10 +18,14 @@ from typing import Any, Final
 
 from triage_node.domain import CLASSES, SUBTYPES, BundleRef
 from triage_node.errors import InferenceError
-from triage_node.transforms import Grid
+from triage_node.transforms import SINGLE_SLICES, Grid, Stack
 
 SETTINGS_FILE: Final = "bundle.toml"
 WEIGHTS_FILE: Final = "weights.safetensors"
+GRAPH_FILE: Final = "model.onnx"
+GRAPH: Final = "onnx"
+"""The network name of a bundle that brings its network as a graph."""
+CHRONIC: Final = "chronic"
 _SHIPPED_PACKAGE: Final = "triage_node_models"
 
 _KEYS: Final[Mapping[str, Mapping[str, type]]] = {
@@ -35,7 +41,7 @@ _KEYS: Final[Mapping[str, Mapping[str, type]]] = {
         "calibration": dict,
         "outputs": dict,
     },
-    "network": {"name": str, "config": dict},
+    "network": {"name": str},
     "grid": {"size_px": int, "spacing_mm": float},
     "windows": {"centres_hu": list, "widths_hu": list},
     "thresholds": {"mask_min_probability": dict, "series_min_probability": float, "speck_mm3": float},
@@ -44,8 +50,18 @@ _KEYS: Final[Mapping[str, Mapping[str, type]]] = {
     "calibration.slope": dict.fromkeys(CLASSES, float),
     "calibration.offset": dict.fromkeys(CLASSES, float),
     "outputs": {"mask": bool, "classes": list},
+    "stack": {"neighbours": bool},
 }
 """Every key of bundle.toml, by table, and its type."""
+_OPTIONAL: Final[Mapping[str, Mapping[str, type]]] = {
+    "": {"stack": dict},
+    "network": {"config": dict},
+    "stack": {"neighbour_mm": float, "slab_mm": float},
+    "calibration.slope": {CHRONIC: float},
+    "calibration.offset": {CHRONIC: float},
+    "outputs": {CHRONIC: bool},
+}
+"""Keys that may be left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +73,9 @@ class Bundle:
     intended_use: str
     network_name: str
     network_config: Mapping[str, Any]
+    """Empty for a graph."""
     grid: Grid
+    stack: Stack
     windows_hu: tuple[tuple[float, float], ...]
     """(centre, width) of each network channel."""
     mask_min_probability: Mapping[str, float]
@@ -67,15 +85,37 @@ class Bundle:
     speck_mm3: float
     """Connected pieces of the mask that are smaller are dropped."""
     calibration: Mapping[str, tuple[float, float]]
-    """By class: (slope, offset) on the slice logit; a calibrated probability of 0.5 is the operating point."""
+    """By class, and of "chronic": (slope, offset) on the slice logit; a calibrated probability of 0.5 is the operating
+    point."""
     outputs_mask: bool
     outputs_classes: tuple[str, ...]
-    """What the bundle speaks about; of any other class the result is None, never 0."""
+    """What the bundle speaks about, "any" among it; of any other class the result is None, never 0."""
+    outputs_chronic: bool
+    """Whether it tells chronic from acute subdural blood."""
 
     @property
     def weights_path(self) -> Path:
-        """The weights; their sha256 was checked."""
-        return self.folder / WEIGHTS_FILE
+        """The weights or the graph; their sha256 was checked."""
+        return self.folder / _weights_file(self.network_name)
+
+    @property
+    def channels(self) -> int:
+        """Of the images that the network sees (transforms.network_images)."""
+        return len(self.windows_hu) + (2 if self.stack.neighbours else 0)
+
+    @property
+    def outputs_subtypes(self) -> tuple[str, ...]:
+        """Subtypes among `outputs_classes`, in the order of the bundle."""
+        return tuple(name for name in self.outputs_classes if name in SUBTYPES)
+
+
+def shipped_bundles() -> dict[str, Path]:
+    """The folder of each shipped bundle by its name."""
+    found = (path for shipped in _shipped_folders() for path in sorted(shipped.glob(f"*/{SETTINGS_FILE}")))
+    folders: dict[str, Path] = {}
+    for path in found:
+        folders.setdefault(path.parent.name, path.parent)
+    return folders
 
 
 def find_bundle(name_or_path: str | Path) -> Path:
@@ -83,12 +123,11 @@ def find_bundle(name_or_path: str | Path) -> Path:
     folder = Path(name_or_path)
     if (folder / SETTINGS_FILE).is_file():
         return folder
-    for shipped in _shipped_folders():
-        if (shipped / str(name_or_path) / SETTINGS_FILE).is_file():
-            return shipped / str(name_or_path)
+    if str(name_or_path) in (shipped := shipped_bundles()):
+        return shipped[str(name_or_path)]
     raise InferenceError(
         f"no model bundle {str(name_or_path)!r}: give the name of a shipped bundle (default) "
-        f"or a folder that holds {SETTINGS_FILE} and {WEIGHTS_FILE}"
+        f"or a folder that holds {SETTINGS_FILE} and {WEIGHTS_FILE} or {GRAPH_FILE}"
     )
 
 
@@ -98,10 +137,16 @@ def load_bundle(path: str | Path) -> Bundle:
     settings_path = folder / SETTINGS_FILE
     settings = _read_settings(settings_path)
     for table in _KEYS:
-        _check_table(settings, table, settings_path)
+        if table not in _OPTIONAL[""] or table in settings:
+            _check_table(settings, table, settings_path)
     _check_values(settings, settings_path)
-    _check_weights(folder / WEIGHTS_FILE, settings["sha256"], settings_path)
+    _check_outputs(settings, settings_path)
+    _check_weights(folder / _weights_file(settings["network"]["name"]), settings["sha256"], settings_path)
     return _bundle(folder, settings)
+
+
+def _weights_file(network_name: str) -> str:
+    return GRAPH_FILE if network_name == GRAPH else WEIGHTS_FILE
 
 
 def _shipped_folders() -> list[Path]:
@@ -122,25 +167,27 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 
 def _check_table(settings: Mapping[str, Any], table: str, path: Path) -> None:
-    """Exactly the keys of _KEYS, each of its type. TOML integers pass for floats."""
+    """The keys of _KEYS, perhaps those of _OPTIONAL, no others, each of its type. TOML integers pass for floats."""
     where = f"[{table}] " if table else ""
     values: Any = settings
     for part in filter(None, table.split(".")):
         values = values[part]
-    expected = _KEYS[table]
-    unknown, missing = sorted(set(values) - set(expected)), sorted(set(expected) - set(values))
+    known = {**_KEYS[table], **_OPTIONAL.get(table, {})}
+    unknown, missing = sorted(set(values) - set(known)), sorted(set(_KEYS[table]) - set(values))
     if unknown:
-        raise InferenceError(f"{path}: {where}unknown key {unknown[0]!r}; remove it (known: {', '.join(expected)})")
+        raise InferenceError(f"{path}: {where}unknown key {unknown[0]!r}; remove it (known: {', '.join(known)})")
     if missing:
         raise InferenceError(f"{path}: {where}key {missing[0]!r} is missing; add it")
-    for key, kind in expected.items():
-        if not _is_of(values[key], kind):
-            raise InferenceError(f"{path}: {where}{key} must be {kind.__name__}, not {type(values[key]).__name__}")
+    for key, value in values.items():
+        if not _is_of(value, known[key]):
+            what = value if isinstance(value, float) else type(value).__name__
+            kind = "finite float" if known[key] is float else known[key].__name__
+            raise InferenceError(f"{path}: {where}{key} must be {kind}, not {what}")
 
 
 def _is_of(value: object, kind: type) -> bool:
     if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
@@ -154,9 +201,30 @@ def _check_values(settings: Mapping[str, Any], path: Path) -> None:
         raise InferenceError(f"{path}: [windows] holds numbers, and widths are above 0")
     if settings["grid"]["size_px"] < 1 or settings["grid"]["spacing_mm"] <= 0:
         raise InferenceError(f"{path}: [grid] size_px and spacing_mm must be above 0")
-    strange = [name for name in settings["outputs"]["classes"] if name not in CLASSES]
+    stack = _stack(settings)
+    if stack.neighbour_mm <= 0 or stack.slab_mm < 0:
+        raise InferenceError(f"{path}: [stack] neighbour_mm must be above 0 and slab_mm not below")
+    if (settings["network"]["name"] == GRAPH) == ("config" in settings["network"]):
+        raise InferenceError(
+            f"{path}: [network.config] holds the choices of a registered network: a table, perhaps empty, is needed; "
+            f'a graph (name = "{GRAPH}") has none'
+        )
+
+
+def _check_outputs(settings: Mapping[str, Any], path: Path) -> None:
+    """That what is promised can be kept."""
+    outputs, classes = settings["outputs"], settings["outputs"]["classes"]
+    strange = [name for name in classes if name not in CLASSES]
     if strange:
         raise InferenceError(f"{path}: [outputs] unknown class {strange[0]!r} (known: {', '.join(CLASSES)})")
+    if "any" not in classes or len(set(classes)) < len(classes):
+        raise InferenceError(
+            f'{path}: [outputs] classes must hold "any", which the priority is made of, each class once'
+        )
+    if outputs["mask"] and not set(classes) & set(SUBTYPES):
+        raise InferenceError(f"{path}: [outputs] a mask shows subtypes; list those in classes, or write mask = false")
+    if outputs.get(CHRONIC) and "subdural" not in classes:
+        raise InferenceError(f"{path}: [outputs] chronic is said of subdural blood; list it in classes")
 
 
 def _check_weights(path: Path, sha256: str, settings_path: Path) -> None:
@@ -172,6 +240,10 @@ def _check_weights(path: Path, sha256: str, settings_path: Path) -> None:
         )
 
 
+def _stack(settings: Mapping[str, Any]) -> Stack:
+    return Stack(**settings["stack"]) if "stack" in settings else SINGLE_SLICES
+
+
 def _bundle(folder: Path, settings: Mapping[str, Any]) -> Bundle:
     thresholds, windows, calibration = settings["thresholds"], settings["windows"], settings["calibration"]
     return Bundle(
@@ -179,8 +251,9 @@ def _bundle(folder: Path, settings: Mapping[str, Any]) -> Bundle:
         ref=BundleRef(name=settings["name"], version=settings["version"], sha256=settings["sha256"]),
         intended_use=settings["intended_use"],
         network_name=settings["network"]["name"],
-        network_config=settings["network"]["config"],
+        network_config=settings["network"].get("config", {}),
         grid=Grid(size_px=settings["grid"]["size_px"], spacing_mm=float(settings["grid"]["spacing_mm"])),
+        stack=_stack(settings),
         windows_hu=tuple(
             (float(centre), float(width))
             for centre, width in zip(windows["centres_hu"], windows["widths_hu"], strict=True)
@@ -188,7 +261,11 @@ def _bundle(folder: Path, settings: Mapping[str, Any]) -> Bundle:
         mask_min_probability={name: float(value) for name, value in thresholds["mask_min_probability"].items()},
         series_min_probability=float(thresholds["series_min_probability"]),
         speck_mm3=float(thresholds["speck_mm3"]),
-        calibration={name: (float(calibration["slope"][name]), float(calibration["offset"][name])) for name in CLASSES},
+        calibration={
+            name: (float(calibration["slope"].get(name, 1.0)), float(calibration["offset"].get(name, 0.0)))
+            for name in (*CLASSES, CHRONIC)
+        },
         outputs_mask=settings["outputs"]["mask"],
         outputs_classes=tuple(settings["outputs"]["classes"]),
+        outputs_chronic=settings["outputs"].get(CHRONIC, False),
     )

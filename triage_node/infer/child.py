@@ -38,6 +38,9 @@ def _answer(predictor: Predictor, volumes: IO[bytes], answers: IO[bytes]) -> Non
     header, arrays = read_frame(volumes)
     try:
         prediction = predictor.predict(volume_from_frame(header, arrays))
+    except InferenceError as error:  # our own words, which hold no patient data
+        write_frame(answers, {"error": str(error)}, {})
+        return
     except Exception as error:  # noqa: BLE001 - process boundary: the parent gets the kind of error, never its data
         write_frame(answers, {"error": f"the model failed ({type(error).__name__})"}, {})
         return

@@ -12,7 +12,10 @@ train        the loop
 checkpoint   all that changes in a run, as safetensors
 record       what a run was and how it went
 curves       the same as a picture
-evaluate     figures on held-out heads and on real ones; chooses calibration and thresholds
+heldout      the frozen simulated series that bundles are tuned and judged on
+evaluation   figures of a bundle on any data set (`triage-node evaluate`)
+operating    chooses calibration and thresholds
+rim          brightness under the inner table, real and simulated
 export       writes a model bundle
 release      a finished run to a bundle with its figures and its card
 """

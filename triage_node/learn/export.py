@@ -14,9 +14,10 @@ from safetensors.torch import save
 from torch import nn
 
 from triage_node.domain import CLASSES, SUBTYPES
-from triage_node.infer.bundle import SETTINGS_FILE, WEIGHTS_FILE
+from triage_node.errors import UsageError
+from triage_node.infer.bundle import CHRONIC, SETTINGS_FILE, WEIGHTS_FILE
 from triage_node.networks import NetworkConfig, network_name
-from triage_node.transforms import WINDOWS_HU, Grid
+from triage_node.transforms import SINGLE_SLICES, WINDOWS_HU, Grid, Stack
 
 INTENDED_USE = (
     "Research: triage of adult non-contrast axial head CT for suspected intracranial hemorrhage. "
@@ -30,17 +31,27 @@ class BundleSettings:
 
     network: NetworkConfig
     grid: Grid
+    stack: Stack = SINGLE_SLICES
     mask_min_probability: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(SUBTYPES, 0.5))
     series_min_probability: float = 0.5
     speck_mm3: float = 50.0
     calibration: Mapping[str, tuple[float, float]] = field(default_factory=lambda: dict.fromkeys(CLASSES, (1.0, 0.0)))
+    chronic: bool = False
+    """Whether the bundle tells chronic from acute subdural blood; `calibration` may have an entry of that name."""
     remarks: tuple[str, ...] = ()
     """Comment lines above [thresholds]: where they come from."""
 
 
 def write_bundle(folder: Path, *, name: str, version: str, network: nn.Module, settings: BundleSettings) -> None:
-    """Write bundle.toml and fp16 weights into `folder`, which may exist; the settings, with the hash, come last."""
-    weights = save({key: _halved(tensor) for key, tensor in network.state_dict().items()})
+    """Write bundle.toml and fp16 weights into `folder`, which may exist; the settings, with the hash, come last.
+
+    Raises UsageError where a weight is not finite, in half precision too.
+    """
+    halved = {key: _halved(tensor) for key, tensor in network.state_dict().items()}
+    broken = [key for key, tensor in halved.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise UsageError(f"{broken[0]} is not finite in half precision; this network makes no bundle")
+    weights = save(halved)
     folder.mkdir(parents=True, exist_ok=True)
     _replace(folder / WEIGHTS_FILE, weights)
     text = _toml(name, version, hashlib.sha256(weights).hexdigest(), settings)
@@ -67,6 +78,7 @@ def _toml(name: str, version: str, sha256: str, settings: BundleSettings) -> str
             *_table("network", name=network_name(settings.network)),
             *_table("network.config", **asdict(settings.network)),
             *_table("grid", size_px=settings.grid.size_px, spacing_mm=settings.grid.spacing_mm),
+            *_table("stack", **asdict(settings.stack)),
             *_table("windows", centres_hu=list(centres), widths_hu=list(widths)),
             "",
             *[f"# {remark}" for remark in settings.remarks],
@@ -76,7 +88,7 @@ def _toml(name: str, version: str, sha256: str, settings: BundleSettings) -> str
             *_table("thresholds.mask_min_probability", **settings.mask_min_probability),
             *_table("calibration.slope", **slopes),
             *_table("calibration.offset", **offsets),
-            *_table("outputs", mask=True, classes=list(CLASSES)),
+            *_table("outputs", mask=True, classes=list(CLASSES), **{CHRONIC: settings.chronic}),
             "",
         ]
     )

@@ -6,7 +6,7 @@ import hashlib
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -43,9 +43,9 @@ def frozen_settings() -> SeriesSettings:
     found = hashlib.sha256(data).hexdigest()
     if found != FROZEN_SHA256:
         raise ValueError(f"{SERIES_FILE.name} has sha256 {found}, but {FROZEN_SHA256} was frozen; restore it")
-    values = tomllib.loads(data.decode("utf-8"))
+    values: dict[str, Any] = tomllib.loads(data.decode("utf-8"))
     values["bleeds"] = tuple(tuple(names) for names in values["bleeds"])
-    return SeriesSettings(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    return SeriesSettings(**values)
 
 
 def draw_series(settings: SeriesSettings, number: int, *, tuning: bool = False) -> tuple[SimulatedHead, Volume]:

@@ -1,6 +1,7 @@
 """Slices as 8-bit pictures of unknown window, and what inference makes of such pictures.
 
-Inference takes grey 0..255 for 0..80 HU, one slice without neighbours, its head scaled to a longer side of 190 mm.
+Inference takes grey 0..255 for 0..80 HU and every head for 190 mm long, one slice without neighbours (see
+triage_node.picture).
 What a picture shows is drawn widely: window, gamma, background, letters, resolution, JPEG blocks, sharpness, crop.
 Without wide windows, pictures with a light background were missed (measured in a first attempt).
 """
@@ -16,10 +17,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from triage_node.learn.chance import Chance
+from triage_node.picture import WHITE_HU
 from triage_node.transforms import Grid
 
-PICTURE_HU: Final = 80.0
-"""HU that inference reads into white; black is 0."""
 _AIR_HU: Final = -300.0
 _BLOCK_PX: Final = 8
 
@@ -28,9 +28,8 @@ _BLOCK_PX: Final = 8
 class PictureConfig:
     """How pictures differ; amounts are drawn uniformly unless said otherwise."""
 
-    longer_side_mm: float = 190.0
-    """Of the head's bounding box, as inference assumes; shown up to `zoom` larger or smaller."""
     zoom: float = 0.12
+    """Up to so much larger or smaller than picture.HEAD_MM, as inference takes every head to be."""
     width_hu: tuple[float, float] = (55.0, 170.0)
     """Log-uniform."""
     wide_share: float = 0.1
@@ -67,7 +66,7 @@ def as_pictures(hu: Tensor, grid: Grid, config: PictureConfig, seed: int) -> Ten
     grey = _sharpened(grey, config, chance)
     grey = _compressed(grey, config, chance)
     grey = _cropped(grey, background, hu, grid, config, chance)
-    return (PICTURE_HU * grey.clamp(0.0, 1.0)).round()
+    return (WHITE_HU * grey.clamp(0.0, 1.0)).round()
 
 
 def _background(config: PictureConfig, chance: Chance) -> Tensor:

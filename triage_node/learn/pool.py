@@ -20,11 +20,10 @@ from torch import Tensor
 from triage_node.domain import SUBTYPES, Float32Array
 from triage_node.errors import ConfigError
 from triage_node.learn.dataset import DEPTH_UNIT_MM, STORED_GRID, label_areas_mm2, open_shard, shard_paths
+from triage_node.transforms import Stack, neighbour_indices
 
 PRESENT_MM2: Final = 20.0
 """A subtype counts as present in a slice from this area on; between 0 and this the slice says nothing about it."""
-NEIGHBOUR_MM: Final = 5.0
-"""How far the neighbours should be; not farther than twice this, else the slice itself stands in."""
 _KEPT_SCORE: Final = 0.5
 """Of the score so far, when a slice is scored again."""
 
@@ -158,19 +157,15 @@ class SlicePool:
 
 
 def neighbours(heads: NDArray[np.floating], positions_mm: NDArray[np.floating]) -> NDArray[np.int64]:
-    """(slices,) head numbers and positions along the normal to (slices, 2) rows of the neighbour below and above.
+    """(slices,) head numbers and positions along the normal to (slices, 2): the neighbours, as inference has them.
 
-    The slice of the same head that is nearest to NEIGHBOUR_MM away, on its side and at most twice as far; else itself.
+    See transforms.neighbour_indices; never of another head.
     """
-    away_mm = positions_mm[None, :] - positions_mm[:, None]
-    same = heads[None, :] == heads[:, None]
-    sides = []
-    for side in (-1, 1):
-        distance_mm = side * away_mm
-        usable = same & (distance_mm > 0) & (distance_mm <= 2 * NEIGHBOUR_MM)
-        misfit_mm = np.where(usable, np.abs(distance_mm - NEIGHBOUR_MM), np.inf)
-        sides.append(np.where(usable.any(axis=1), misfit_mm.argmin(axis=1), np.arange(len(heads))))
-    return np.stack(sides, axis=1)
+    found = np.zeros((len(heads), 2), np.int64)
+    for head in np.unique(heads):
+        rows = np.flatnonzero(heads == head)
+        found[rows] = rows[neighbour_indices(positions_mm[rows].astype(np.float64), Stack().neighbour_mm)]
+    return found
 
 
 def slice_targets(truth: Tensor, spacing_mm: float) -> tuple[Tensor, Tensor]:

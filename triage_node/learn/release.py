@@ -13,18 +13,18 @@ from triage_node.assemble import assemble
 from triage_node.domain import CLASSES
 from triage_node.infer.predict import Predictor
 from triage_node.learn.checkpoint import averaged_network
-from triage_node.learn.evaluate import (
+from triage_node.learn.evaluation.heads import (
     TEST_SEED,
-    TUNING_SEED,
     Case,
-    choose_settings,
-    evaluate,
     evaluate_negative,
+    judge_head,
     negative_case,
     simulated_cases,
 )
+from triage_node.learn.evaluation.report import rounded, summarize
 from triage_node.learn.experiment import TrainConfig
 from triage_node.learn.export import BundleSettings, write_bundle
+from triage_node.learn.operating import TUNING_SEED, choose_settings
 from triage_node.learn.record import read_record
 
 
@@ -69,11 +69,12 @@ def _metrics(
     predictor: Predictor, heads: Path, count: int, negatives: Mapping[str, Case], config: TrainConfig, step: int
 ) -> dict[str, Any]:
     record = read_record(config.run)
+    cases = simulated_cases(heads, first_seed=TEST_SEED, count=count)
     return {
         "grid": asdict(config.grid),
-        "simulated": evaluate(predictor, simulated_cases(heads, first_seed=TEST_SEED, count=count)),
+        "simulated": {"heads": count, **summarize([judge_head(predictor, case) for case in cases], [])},
         "real_negatives": [
-            {"origin": origin, **evaluate_negative(predictor, case)} for origin, case in negatives.items()
+            rounded({"origin": origin, **evaluate_negative(predictor, case)}) for origin, case in negatives.items()
         ],
         "training": {
             "steps": step,
@@ -102,6 +103,7 @@ def _swap_in(draft: Path, out: Path) -> None:
 
 def _card(name: str, version: str, metrics: Mapping[str, Any]) -> str:
     simulated, training = metrics["simulated"], metrics["training"]
+    slices = simulated["slice_metrics"]["any"]
     return f"""# Model card: {name} {version}
 
 **Research software. Not for clinical use, not for primary diagnosis.** Written by `triage_node.learn.release` together
@@ -120,9 +122,9 @@ looking at the real head below, though: nothing here is an independent test on r
 rendered by earlier states of the simulator, so the run cannot be repeated to the bit.
 
 ## Figures on simulated heads
-{simulated["heads"]} held-out simulated heads, {simulated["slices"]} slices, {simulated["slices_with_blood"]} with
-blood. They say how well the simulation was learned, **not** how well patients are read. Sensitivity and specificity
-are at probability 0.5.
+{simulated["heads"]} held-out simulated heads; of their slices {slices["positives"]} with and
+{slices["negatives"]} without blood. They say how well the simulation was learned, **not** how well patients are
+read. Sensitivity and specificity are at probability 0.5.
 
 | class | slice AUC | slice sens. | slice spec. | series AUC | series sens. | series spec. | Dice |
 | --- | --- | --- | --- | --- | --- | --- | --- |
@@ -151,9 +153,9 @@ def _grid(metrics: Mapping[str, Any]) -> str:
 
 def _rows(simulated: Mapping[str, Any]) -> str:
     def row(name: str) -> str:
-        slice_, series = simulated["slice"][name], simulated["series"][name]
-        figures = [of[key] for of in (slice_, series) for key in ("auc", "sensitivity", "specificity")]
-        figures.append(simulated["dice"][name])
+        by_slice, series = simulated["slice_metrics"][name], simulated["metrics"][name]
+        figures = [of and of[key] for of in (by_slice, series) for key in ("auc", "recall", "specificity")]
+        figures.append(series and series["segmentation"]["dice"])
         return f"| {name} | " + " | ".join("-" if figure is None else f"{figure:.3f}" for figure in figures) + " |"
 
     return "\n".join(row(name) for name in CLASSES)

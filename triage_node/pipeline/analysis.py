@@ -6,6 +6,7 @@ The worker and `triage-node analyze` both end up here; neither clock nor UID sou
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
@@ -234,6 +235,7 @@ def _notice(paths: Sequence[Path], making: Making, outcome: Outcome, reason: str
     empty: dict[str, Any] = {
         "probabilities": dict.fromkeys(CLASSES),
         "volumes_ml": dict.fromkeys(CLASSES),
+        "subdural_chronic": None,
         "findings": [],
         "locations": {},
         "slices": [],
@@ -271,13 +273,14 @@ def _prediction_json(
     return {
         "probabilities": _rounded(prediction.probabilities, 4),
         "volumes_ml": _rounded(prediction.volumes_ml, 2),
+        **_rounded({"subdural_chronic": prediction.subdural_chronic}, 4),
         "findings": list(decision.findings),
         # of a negative none, so that stray voxels do not look like a finding
         "locations": {n: _location_json(location) for n, location in locations.items() if decision.suspected},
         "slices": [
             {
                 **_slice_json(volume, index),
-                "probabilities": {name: round(float(p), 4) for name, p in zip(CLASSES, row, strict=True)},
+                "probabilities": _rounded({name: _number(p) for name, p in zip(CLASSES, row, strict=True)}, 4),
             }
             for index, row in enumerate(prediction.slice_probabilities)
         ],
@@ -307,3 +310,8 @@ def _location_json(location: Location) -> dict[str, Any]:
 
 def _rounded(values: Mapping[str, float | None], digits: int) -> dict[str, float | None]:
     return {name: None if value is None else round(value, digits) for name, value in values.items()}
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN: of a class that the bundle does not output nothing is said."""
+    return None if math.isnan(value) else float(value)

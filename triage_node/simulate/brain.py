@@ -23,6 +23,8 @@ class Brain:
     grey_over_white_hu: float
     csf_hu: float
     dura_hu: float
+    sheets: float
+    """How much of falx and tentorium shows: they are thinner than a pixel."""
     sinus_hu: float
     gap_mm: float
     """Mean depth of the fluid under the inner table; zero or less where the cortex lies against the bone."""
@@ -62,12 +64,13 @@ class Brain:
             grey_over_white_hu=rng.uniform(4, 11),
             csf_hu=rng.uniform(0, 13),
             dura_hu=rng.uniform(40, 75),
+            sheets=rng.uniform(0.15, 1.0),
             sinus_hu=rng.uniform(40, 70),
             gap_mm=float(rng.uniform(-3.0, 0.5) + 2.6 * max(0, age - 0.55)),
             gap_spread_mm=rng.uniform(0.3, 1.8),
             lift_hu=float(rng.uniform(6, 25)) if rng.random() < 0.9 else 0.0,
             lift_tau_mm=rng.uniform(3, 12),
-            tail_hu=rng.uniform(0, 70),
+            tail_hu=rng.uniform(0, 85),
             sulcus_mm=float(np.clip(rng.normal(-0.3 + 1.3 * age, 0.3), -0.5, 1.6)),
             cistern_mm=float(rng.normal(-1.2 + 2.2 * age, 0.6)),
             ventricle_mm=float(np.clip(rng.normal(-1.0 + 3.2 * age, 0.9), -2.0, 6.0)),

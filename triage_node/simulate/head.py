@@ -28,8 +28,6 @@ _COARSE_MM: Final = 2.5
 _DURA_MM: Final = 1.0
 _CORTEX_MM: Final = 3.0
 _TAIL_MM: Final = np.float32(1.3)
-_FILLED_SHARE: Final = 0.12
-"""Subarachnoid blood opens the folds of the template: up to tissue this much likelier than at their walls."""
 _LEAST_SHARE: Final = 0.2
 """A pixel with less blood than this over the slice thickness is never labelled."""
 _VOLUME_STEP_MM: Final = 2.0
@@ -265,7 +263,7 @@ def _ribbon(head: _Head, brain: BrainFields, brain_depth: Float32Array) -> Float
 def _folded(scene: _Scene, folds: Folds, tissue: Tissue) -> _Scene:
     """The scene with the sulci, fissures and cisterns of the template instead of the procedural ones."""
     surface = folds.distance(tissue.brain)
-    open_space = np.maximum(folds.distance(tissue.brain, opened=_FILLED_SHARE), np.float32(3.0) - scene.brain.ventricle)
+    open_space = np.maximum(folds.distance(tissue.brain, filled=True), np.float32(3.0) - scene.brain.ventricle)
     return replace(
         scene,
         fluid=np.minimum(surface, scene.brain_depth),
@@ -327,7 +325,7 @@ def _draw_inside(head: _Head, scene: _Scene, shares: Mapping[str, Float32Array],
     for subtype, amount in shares.items():
         hu = mix(hu, blood.blood_hu(head.lesions[subtype], lattice), amount)
     sheets = np.minimum(np.maximum(np.abs(f.midline) - 0.5, f.falx), np.abs(f.tentorium) - 0.5)
-    hu = mix(hu, b.dura_hu, share(sheets, edge_mm=0.8))
+    hu = mix(hu, b.dura_hu, share(sheets, edge_mm=0.8) * np.float32(b.sheets))
     hu = mix(hu, b.dura_hu, share(scene.depth - np.float32(_DURA_MM), edge_mm=0.8))
     hu = mix(hu, b.sinus_hu, share(f.sinus))
     hu = mix(hu, f.calcification_hu, share(f.calcification))

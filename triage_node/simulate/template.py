@@ -29,6 +29,10 @@ _SEAM_MM: Final = 1.2
 _CONFORM_MM: Final = 28.0
 """How deep the brain is bent to follow the inner table."""
 _MOST_BENT_MM: Final = 9.0
+_OPENED_BY_BLOOD: Final = 0.12
+_WIDEST_OPEN: Final = 0.6
+"""Deep grey matter is no more than this certain in places, and no fluid space."""
+_DEEP_MM: Final = 14.0
 _CENTRE_MM: Final = (0.0, 6.0, 2.0)
 
 
@@ -81,7 +85,7 @@ class Folds:
             coarse_mm=rng.uniform(0.5, 3.2),
             fine=waves(22.0),
             fine_mm=rng.uniform(0.0, 1.2),
-            wall=rng.uniform(0.15, 0.8),
+            wall=rng.uniform(0.15, 0.65),
             steepness_mm=rng.uniform(2.0, 4.0),
         )
 
@@ -100,9 +104,10 @@ class Folds:
         """See sample_tissue."""
         return sample_tissue(self.template, p, brain_depth)
 
-    def distance(self, brain: Float32Array, *, opened: float = 0.0) -> Float32Array:
-        """Distance to the walls of the fluid spaces, mm, negative in fluid."""
-        return np.asarray((brain - np.float32(self.wall + opened)) * np.float32(self.steepness_mm), np.float32)
+    def distance(self, brain: Float32Array, *, filled: bool = False) -> Float32Array:
+        """Distance to the walls of the fluid spaces, mm, negative in fluid; blood that has `filled` them opens them."""
+        wall = min(self.wall + _OPENED_BY_BLOOD, _WIDEST_OPEN) if filled else self.wall
+        return np.asarray((brain - np.float32(wall)) * np.float32(self.steepness_mm), np.float32)
 
 
 @cache
@@ -116,7 +121,19 @@ def load_template() -> Template:
     )
     brain = _smooth_hull(np.asarray(datasets.load_mni152_brain_mask(resolution=1).get_fdata()) > 0)
     distance = ndimage.distance_transform_edt(~brain) - ndimage.distance_transform_edt(brain)
-    return Template(grey=grey, white=white, surface=ndimage.gaussian_filter(distance.astype(np.float32), 2.0))
+    surface = ndimage.gaussian_filter(distance.astype(np.float32), 2.0)
+    return Template(grey=grey, white=_without_ventricles(grey, white, surface), surface=surface)
+
+
+def _without_ventricles(grey: Float32Array, white: Float32Array, surface: Float32Array) -> Float32Array:
+    """White matter where the template has its lateral ventricles: `brain` draws ventricles, wide or narrow."""
+    x, y, z = np.ogrid[
+        tuple(slice(first, first + count) for first, count in zip(_FIRST_VOXEL_MM, grey.shape, strict=True))
+    ]
+    beside = (np.abs(x) > 3) & (np.abs(x) < 36) & (y > -50) & (y < 38) & (z > 3) & (z < 34)
+    behind = (np.abs(x) < 13) & (y < -25) & (z < 18)  # the cistern behind the midbrain stays
+    filled = ndimage.binary_dilation((grey + white < 0.55) & (surface < -_DEEP_MM) & beside & ~behind, iterations=3)
+    return np.asarray(np.maximum(white, ndimage.gaussian_filter(filled.astype(np.float32), 0.7)), np.float32)
 
 
 def _smooth_hull(mask: np.ndarray, *, closing_mm: float = 5.0) -> np.ndarray:

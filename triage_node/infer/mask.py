@@ -1,0 +1,79 @@
+"""Pixel probabilities on the network grid -> mask on the native slices. numpy and scipy only.
+
+Probabilities, not labels, are resampled, and only where blood is likely. A pixel is blood where the probability of any
+blood reaches the threshold of its likeliest subtype. A subtype that the series does not show (`series_min_probability`)
+has no mask, so that the volumes never contradict the probabilities; specks below `speck_mm3` are dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from scipy import ndimage
+
+from triage_node.domain import SUBTYPES, Float32Array, Float64Array, UInt8Array, Volume
+from triage_node.infer.bundle import Bundle
+from triage_node.transforms import Placement, from_grid, native_box
+
+
+def native_mask(
+    probabilities: Float32Array,
+    placement: Placement,
+    volume: Volume,
+    series: Mapping[str, float | None],
+    bundle: Bundle,
+) -> UInt8Array:
+    """(slabs, 6, size, size) pixel probabilities on the grid to a (slices, rows, columns) uint8 mask."""
+    mask = np.zeros(volume.hu.shape, np.uint8)
+    thresholds = _thresholds(series, bundle)
+    likely = [image[1:].sum(axis=0) >= thresholds.min() for image in probabilities]
+    boxes = {
+        index: native_box(likely[slab], placement, index)
+        for index, slab in enumerate(placement.slab_of)
+        if likely[slab].any()
+    }
+    for index, box in boxes.items():
+        blood = from_grid(probabilities[placement.slab_of[index], 1:], placement, index, box)
+        mask[index, *box] = _labels(blood, thresholds)
+    if boxes:
+        _drop_specks(mask, _around(boxes), volume, bundle.speck_mm3)
+    return mask
+
+
+def _thresholds(series: Mapping[str, float | None], bundle: Bundle) -> Float64Array:
+    """(5,) by subtype; infinite for one that the series does not show or the bundle does not output."""
+    shown = {name: (series[name] or 0.0) >= bundle.series_min_probability for name in bundle.outputs_subtypes}
+    return np.array([bundle.mask_min_probability[name] if shown.get(name) else np.inf for name in SUBTYPES])
+
+
+def _labels(blood: Float32Array, thresholds: Float64Array) -> UInt8Array:
+    """(5, rows, columns) subtype probabilities to (rows, columns) labels."""
+    likeliest = blood.argmax(axis=0)
+    present = blood.sum(axis=0) >= thresholds[likeliest]
+    labels: UInt8Array = np.where(present, likeliest + 1, 0).astype(np.uint8)
+    return labels
+
+
+def _around(boxes: Mapping[int, tuple[slice, slice]]) -> tuple[slice, slice, slice]:
+    """Slices, rows and columns that hold all boxes, which are by slice."""
+    rows, columns = zip(*boxes.values(), strict=True)
+    return (
+        slice(min(boxes), max(boxes) + 1),
+        slice(min(part.start for part in rows), max(part.stop for part in rows)),
+        slice(min(part.start for part in columns), max(part.stop for part in columns)),
+    )
+
+
+def _drop_specks(mask: UInt8Array, box: tuple[slice, slice, slice], volume: Volume, speck_mm3: float) -> None:
+    """Clear, in place, connected pieces of blood (all subtypes together) below `speck_mm3`; all blood is in `box`."""
+    inside = mask[box]
+    pieces, count = ndimage.label(inside)
+    pixel_mm3 = volume.pixel_spacing_mm[0] * volume.pixel_spacing_mm[1] * volume.weights_mm[box[0]]
+    sizes_mm3 = np.zeros(count + 1)
+    for image, each_mm3 in zip(pieces, pixel_mm3, strict=True):
+        sizes_mm3 += np.bincount(image.ravel(), minlength=count + 1) * each_mm3
+    small = sizes_mm3 < speck_mm3
+    small[0] = False
+    if small.any():
+        inside[small[pieces]] = 0
