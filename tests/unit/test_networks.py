@@ -73,6 +73,16 @@ def test_what_the_intra_head_claims_the_extra_head_cannot_have() -> None:
     assert found.argmax() == 1 + SUBTYPES.index("intraventricular")
 
 
+def test_bf16_says_the_same_within_its_precision(flagship: TriageNet) -> None:
+    images = torch.rand(2, 5, 32, 32)
+    exact = said(flagship, images)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = said(flagship, images)
+    assert rough.pixels.dtype == rough.slices.dtype == torch.float32
+    assert (rough.pixels - exact.pixels).abs().max() < 0.02
+    assert (rough.slices.sigmoid() - exact.slices.sigmoid()).abs().max() < 0.02
+
+
 def test_every_loss_reaches_every_weight(flagship: TriageNet) -> None:
     logits = flagship.train()(torch.rand(2, 5, 32, 32))
     sum(part.square().mean() for part in logits).backward()

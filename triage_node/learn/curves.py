@@ -28,5 +28,6 @@ def draw_curves(record: Mapping[str, Any], path: Path) -> None:
         panel.set_xlabel("step")
         panel.set_ylim(bottom=0)
         panel.grid(visible=True, alpha=0.3)
-        panel.legend(fontsize="x-small")
+        if panel.lines:
+            panel.legend(fontsize="x-small")
     figure.savefig(path, dpi=80)

@@ -24,6 +24,7 @@ from triage_node.transforms import Stack, neighbour_indices
 
 PRESENT_MM2: Final = 20.0
 """A subtype counts as present in a slice from this area on; between 0 and this the slice says nothing about it."""
+_TIE: Final = 1e-6
 _KEPT_SCORE: Final = 0.5
 """Of the score so far, when a slice is scored again."""
 
@@ -94,7 +95,7 @@ class SlicePool:
         """A batch of `count` slices. ConfigError where the pool is empty."""
         if not len(self):
             raise ConfigError(f"{self._folder}: holds no shards yet; render some first")
-        hardest = self._hardest()
+        hardest = self._hardest(rng)
         places = np.array([self._choose(rng, hardest) for _ in range(count)])
         stacks = [self._read(place) for place in places]
         hu, truth, depth = (np.stack(parts) for parts in zip(*stacks, strict=True))
@@ -134,10 +135,13 @@ class SlicePool:
         """How many there are."""
         return len(self._shards)
 
-    def _hardest(self) -> NDArray[np.int64]:
-        count = max(1, int(self._config.hardest * len(self._negative)))
-        order = np.argsort(-self._scores[self._negative], kind="stable")
-        return self._negative[order[:count]]
+    def _hardest(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Those with the highest scores; before any has one, any."""
+        if not len(self._negative):
+            return self._negative
+        scores = self._scores[self._negative] + _TIE * rng.random(len(self._negative))
+        count = max(1, int(self._config.hardest * len(scores)))
+        return self._negative[np.argpartition(-scores, count - 1)[:count]]
 
     def _choose(self, rng: np.random.Generator, hardest: NDArray[np.int64]) -> int:
         present = [group for group in self._positive if len(group)]

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from types import FrameType
 from typing import Final
 
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from triage_node.errors import ConfigError, TrainingError
+from triage_node.errors import ConfigError, TrainingError, UsageError
 from triage_node.learn.augment import Views, augment
 from triage_node.learn.checkpoint import (
     BEST,
@@ -60,8 +61,9 @@ def train(config: TrainConfig) -> Trained:
     """Train, or go on training.
 
     Ctrl-C or SIGTERM end it after the step, with a checkpoint. ConfigError where shards are missing or the checkpoint
-    is of another network; TrainingError where a loss is not finite.
+    is of another network; TrainingError where a loss is not finite; UsageError where the train extra is missing.
     """
+    _require_extra()
     run = _Run(config)
     with _stopped_by_signals() as stop, run.progress():
         while run.state.step < config.steps and not stop.is_set() and not run.stale:
@@ -232,6 +234,13 @@ def _fresh_state(config: TrainConfig, device: torch.device) -> State:
     others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
     return State(network=network, averaged=averaged, optimizer=torch.optim.AdamW(groups, lr=config.learning_rate))
+
+
+def _require_extra() -> None:
+    """Now, not after an hour."""
+    for name in ("monai", "matplotlib"):
+        if find_spec(name) is None:
+            raise UsageError(f"training needs {name}: pip install 'triage-node[train]'")
 
 
 def _device(name: str) -> torch.device:
