@@ -46,7 +46,8 @@ def _row(process: InferenceProcess, volume: Volume, rounds: int) -> None:
     each_ms = 1000 * min(seconds) / len(volume.hu)
     peak = _peak_mib(process)
     print(
-        f"{len(volume.hu):>6} {statistics.median(seconds):>9.2f} {min(seconds):>7.2f} {each_ms:>11.1f} {peak:>9}  {parts}"
+        f"{len(volume.hu):>6} {statistics.median(seconds):>9.2f} {min(seconds):>7.2f} "
+        f"{each_ms:>11.1f} {peak:>9}  {parts}"
     )
 
 

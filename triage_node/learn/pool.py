@@ -149,7 +149,7 @@ class SlicePool:
         return int(rng.choice(group)) if len(group) else int(rng.integers(len(self)))
 
     def _read(self, place: int) -> tuple[NDArray[np.int16], NDArray[np.uint8], NDArray[np.uint8]]:
-        """Opened and closed for every slice: some hundred shards at once would be more files than a process may open."""
+        """Opened and closed for every slice: hundreds of shards at once are more files than a process may open."""
         shard = open_shard(self._paths[place])
         below, above = self._neighbours[place]
         rows = [below, self._rows[place], above]
