@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import pickle
 import signal
@@ -20,10 +21,11 @@ from safetensors.torch import load_file, save_file
 
 from triage_node.domain import CLASSES, SUBTYPES, Prediction, Volume
 from triage_node.errors import InferenceError, UsageError
-from triage_node.infer.bundle import find_bundle, load_bundle
+from triage_node.infer.bundle import SeriesWeights, find_bundle, load_bundle
 from triage_node.infer.measure import volumes_ml
-from triage_node.infer.predict import Predictor, series_probabilities
+from triage_node.infer.predict import Predictor
 from triage_node.infer.process import InferenceProcess
+from triage_node.infer.series import highest_slices, series_probabilities
 from triage_node.learn.export import BundleSettings, write_bundle
 from triage_node.networks import TriageNet, TriageNetConfig, UNet, UNetConfig
 from triage_node.transforms import Grid, Stack
@@ -345,9 +347,36 @@ def test_a_subtype_below_its_series_threshold_has_no_volume(tiny_bundle: Path) -
 def test_one_lone_slice_must_be_surer_than_three_in_a_row() -> None:
     lone, row = np.zeros((9, 6), np.float32), np.zeros((9, 6), np.float32)
     lone[4, 5], row[3:6, 5] = 0.8, 0.8
-    assert series_probabilities(lone)["subdural"] == pytest.approx(0.5)
-    assert series_probabilities(np.full((1, 6), 0.99, np.float32))["any"] > 0.95
-    assert series_probabilities(row)["subdural"] == series_probabilities(row)["any"] == pytest.approx(0.8)
+    assert highest_slices(lone)[5] == pytest.approx(0.5)
+    assert highest_slices(np.full((1, 6), 0.99, np.float32))[0] > 0.95
+    assert highest_slices(row)[5] == pytest.approx(0.8)
+
+
+def test_a_series_is_as_probable_as_its_slices_and_its_volume_say() -> None:
+    slices, plain = np.full((5, 6), 0.3, np.float32), dict.fromkeys(CLASSES, SeriesWeights())
+    nothing: dict[str, float | None] = dict.fromkeys(CLASSES, 0.0)
+    assert series_probabilities(slices, nothing, plain)["subdural"] == pytest.approx(0.3)
+    heavy = {**plain, "subdural": SeriesWeights(highest=1.0, volume=2.0, offset=-1.0)}
+    with_blood = series_probabilities(slices, {**nothing, "subdural": 9.9}, heavy)
+    assert with_blood["subdural"] == pytest.approx(1 / (1 + math.exp(-(math.log(0.3 / 0.7) + 2 * 2 - 1))))
+    assert with_blood["any"] == with_blood["subdural"], "never less than a subtype"
+    assert with_blood["epidural"] == pytest.approx(0.3), "one subtype does not touch the others"
+
+
+def test_a_volume_comes_with_the_interval_of_the_bundle(tiny_bundle: Path) -> None:
+    assert set(Predictor(tiny_bundle).predict(_noise_volume()).volume_intervals_ml.values()) == {None}
+    settings = tiny_bundle / "bundle.toml"
+    settings.write_text(settings.read_text() + "\n[volume_interval]\nany = [0.5, 2.0]\n")
+    told = Predictor(tiny_bundle).predict(_noise_volume())
+    assert told.volume_intervals_ml["any"] == pytest.approx((told.volumes_ml["any"] * 0.5, told.volumes_ml["any"] * 2))
+    assert told.volume_intervals_ml["subdural"] is None
+
+
+def test_series_weights_must_be_three_finite_numbers(tiny_bundle: Path) -> None:
+    settings = tiny_bundle / "bundle.toml"
+    settings.write_text(settings.read_text() + "\n[series]\nsubdural = [1.0, nan, 0.0]\n")
+    with pytest.raises(InferenceError, match=r"\[series\] subdural must be 3 finite numbers"):
+        Predictor(tiny_bundle)
 
 
 # ---------------------------------------------------------------- process
