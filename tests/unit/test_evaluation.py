@@ -151,9 +151,15 @@ def no_nifti(path: Path) -> None:
     path.write_bytes(b"not compressed")
 
 
+def cut_off(path: Path) -> None:
+    nibabel.Nifti1Image(np.random.default_rng(1).integers(0, 99, (8, 8, 8), np.int16), np.eye(4)).to_filename(path)
+    path.write_bytes(path.read_bytes()[:-200])
+
+
 @pytest.mark.parametrize(
     ("write", "said"),
     [
+        (cut_off, "cannot be read as NIfTI"),
         (sheared, r"14\.0 degrees off a right angle"),
         (in_four_dimensions, "no stack of slices"),
         (without_orientation, "no orientation"),

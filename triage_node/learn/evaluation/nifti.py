@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +19,7 @@ _SHEAR_DEG: Final = 0.5
 """From here on slices would shift by half a pixel and more in 50 mm."""
 _GRID_TOLERANCE: Final = 0.25
 """Of a voxel: mask and image are on the same grid."""
-_READ_ERRORS: Final = (OSError, ValueError, EOFError)
+_READ_ERRORS: Final = (OSError, ValueError, EOFError, zlib.error)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,12 +87,16 @@ def nifti_labels(path: Path, volume: Volume) -> NDArray[np.int64]:
 def _read(path: Path) -> Stored:
     try:
         import nibabel
+        from nibabel.filebasedimages import ImageFileError
+        from nibabel.spatialimages import HeaderDataError
     except ImportError as error:
         raise UsageError("NIfTI files need nibabel: pip install 'triage-node[train]'") from error
     try:
-        image = nibabel.Nifti1Image.from_filename(path)
+        image = nibabel.load(path)
+        if not isinstance(image, nibabel.Nifti1Image):  # NIfTI-2 is one too
+            raise UsageError(f"{path.name}: is no NIfTI file")
         values = np.asarray(image.dataobj)
-    except (*_READ_ERRORS, nibabel.filebasedimages.ImageFileError) as error:
+    except (*_READ_ERRORS, ImageFileError, HeaderDataError) as error:
         raise UsageError(f"{path.name}: cannot be read as NIfTI") from error
     values = values.reshape(values.shape[:3]) if values.ndim > 3 and set(values.shape[3:]) == {1} else values
     if values.ndim != 3 or 0 in values.shape:
