@@ -33,6 +33,7 @@ _LOOK_PX: Final = 256
 _CORNER_SHARE: Final = 0.06
 _QUIET_GREY: Final = 8.0
 """Half of the pixels of a corner lie this near to its median where it is background; brain is noisier."""
+_BORDER_SHARE: Final = 0.6
 _LEAST_CONTRAST_GREY: Final = 16.0
 _OPENING_SHARE: Final = 0.012
 """Letters and scale bars have strokes up to twice this share of the picture."""
@@ -115,9 +116,9 @@ def find_head(grey: UInt8Array) -> Head:
         if found is None:
             break
         mask, background = found
-        box_rows, box_columns = ndimage.find_objects(mask.astype(np.int8))[0]
+        box_rows, box_columns = _box(mask)
         box = _shifted(box_rows, rows.start), _shifted(box_columns, columns.start)
-        if mask[box_rows, box_columns].mean() < _PANEL_FILL:
+        if not _is_panel(mask):
             whole = np.zeros(grey.shape, np.bool_)
             whole[rows, columns] = mask
             return Head(rows=box[0], columns=box[1], mask=whole, background=background)
@@ -168,20 +169,30 @@ def _piece(grey: UInt8Array) -> tuple[NDArray[np.bool_], float] | None:
     if not count or areas.max() < _LEAST_HEAD_SHARE * small.size:
         return None
     mask = pieces == 1 + int(areas.argmax())
-    if level >= _WHITE_GREY and np.mean(np.abs(small[mask] - level) <= contrast) < _NO_BONE_SHARE:
+    is_bare = np.mean(np.abs(small[mask] - level) <= contrast) < _NO_BONE_SHARE
+    if level >= _WHITE_GREY and is_bare and not _is_panel(mask):
         mask = _with_rim(mask)  # bone is as white as the background, and what stood out is the brain
     enlarged = np.repeat(np.repeat(mask, factor, axis=0), factor, axis=1)
     return enlarged[: grey.shape[0], : grey.shape[1]], level
 
 
+def _box(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
+    rows, columns = ndimage.find_objects(mask.astype(np.int8))[0]
+    return rows, columns
+
+
+def _is_panel(mask: NDArray[np.bool_]) -> bool:
+    return float(mask[_box(mask)].mean()) >= _PANEL_FILL
+
+
 def _with_rim(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    longer_side = max(int(np.ptp(where)) for where in np.nonzero(mask))
+    longer_side = max(int(along.stop - along.start) for along in _box(mask))
     wider: NDArray[np.bool_] = ndimage.binary_dilation(mask, iterations=max(1, round(_BONE_SHARE * longer_side)))
     return wider
 
 
 def _background(grey: NDArray[np.float32]) -> tuple[float, float] | None:
-    """Level and least contrast of what is none; None unless two corners are quiet and agree."""
+    """Level and least contrast of what is none: of two quiet corners that agree, else of most of the border."""
     side = max(2, round(_CORNER_SHARE * min(grey.shape)))
     corners = [grey[r, c] for r in (slice(side), slice(-side, None)) for c in (slice(side), slice(-side, None))]
     levels = np.array([np.median(corner) for corner in corners])
@@ -189,10 +200,13 @@ def _background(grey: NDArray[np.float32]) -> tuple[float, float] | None:
     quiet = spreads <= _QUIET_GREY
     agreeing = [quiet & (np.abs(levels - level) <= _LEAST_CONTRAST_GREY) for level in levels]
     most = max(range(4), key=lambda corner: int(agreeing[corner].sum()))
-    if not quiet[most] or agreeing[most].sum() < 2:
-        return None
-    level = float(np.median(levels[agreeing[most]]))
-    return level, max(_LEAST_CONTRAST_GREY, 4.0 * float(spreads[agreeing[most]].max()))
+    if quiet[most] and agreeing[most].sum() >= 2:
+        return float(np.median(levels[agreeing[most]])), max(
+            _LEAST_CONTRAST_GREY, 4.0 * float(spreads[agreeing[most]].max())
+        )
+    border = np.concatenate([grey[:2].ravel(), grey[-2:].ravel(), grey[2:-2, :2].ravel(), grey[2:-2, -2:].ravel()])
+    level = float(np.median(border))  # letters in the corners
+    return (level, _LEAST_CONTRAST_GREY) if np.mean(np.abs(border - level) <= _QUIET_GREY) >= _BORDER_SHARE else None
 
 
 def _shifted(along: slice, by: int) -> slice:

@@ -19,7 +19,7 @@ from triage_node.assemble import assemble
 from triage_node.cli import main
 from triage_node.domain import CLASSES, SUBTYPES, Volume
 from triage_node.errors import UsageError
-from triage_node.learn.dataset import as_volume
+from triage_node.learn.dataset import EVALUATION_SEED, as_volume, draw_geometry
 from triage_node.learn.evaluation.figures import write_figures
 from triage_node.learn.evaluation.heads import Case
 from triage_node.learn.evaluation.judgement import Failure
@@ -341,6 +341,23 @@ def test_volumes_end_to_end_as_a_table(
     assert report["slice_metrics"]["any"]["positives"] > 0
     assert report["cases"][0]["labels"] == {name: int(name in ("any", "intraparenchymal")) for name in CLASSES}
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"scores.png", "confusion.png"}
+
+
+def test_simulated_heads_are_kept_and_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    seed = EVALUATION_SEED + 7
+    geometry = draw_geometry(np.random.default_rng(seed))
+    shape = (len(geometry.positions_mm), geometry.rows, geometry.columns)
+    truth = np.zeros(shape, np.uint8)
+    truth[3, 90:110, 90:110] = 1 + SUBTYPES.index("subdural")
+    (tmp_path / f"head-{seed}").mkdir()
+    np.save(tmp_path / f"head-{seed}" / "hu.npy", np.full(shape, -1000, np.int16))
+    np.save(tmp_path / f"head-{seed}" / "truth.npy", truth)
+    options = ["--dataset", "simulated", "--root", str(tmp_path), "--heads", "1", "--first-seed", str(seed), "--json"]
+    assert main(["evaluate", *options]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [case["file"] for case in report["cases"]] == [f"head-{seed}"]
+    assert report["cases"][0]["labels"] == {name: int(name in ("any", "subdural")) for name in CLASSES}
+    assert report["slice_metrics"]["subdural"]["positives"] == 1
 
 
 def test_nothing_readable_is_a_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -69,10 +69,11 @@ def test_the_head_is_found_in_a_picture_of_any_size(size: int) -> None:
     assert_found(picture, (top, bottom, left, right))
 
 
-def test_letters_and_a_scale_bar_are_no_head() -> None:
+def test_letters_in_every_corner_and_a_scale_bar_are_no_head() -> None:
     image = Image.fromarray(grey((40, 80)))
     draw = ImageDraw.Draw(image)
-    draw.text((2, 2), "ABC 12\nXYZ", fill=255)
+    for corner in ((0, 0), (160, 0), (0, 175), (160, 175)):
+        draw.text(corner, "ABC 12\nXYZ 34", fill=255)
     draw.rectangle((3, 60, 6, 150), fill=255)
     assert_found(np.asarray(image), head_box((40, 80)))
 
@@ -83,10 +84,11 @@ def test_a_head_that_touches_the_border_is_found() -> None:
     assert_found(grey((40, 80))[top:bottom, left:right], (0, bottom - top, 0, right - left))
 
 
-def test_margins_of_a_white_page_are_passed_over() -> None:
+@pytest.mark.parametrize("window", WINDOWS)
+def test_margins_of_a_white_page_are_passed_over(window: tuple[int, int]) -> None:
     page = np.full((330, 290), 255, np.uint8)
-    page[60:260, 30:230] = grey((40, 80))
-    top, bottom, left, right = head_box((40, 80))
+    page[60:260, 30:230] = grey(window)
+    top, bottom, left, right = head_box(window)
     assert_found(page, (top + 60, bottom + 60, left + 30, right + 30))
 
 
