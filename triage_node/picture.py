@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,8 @@ WHITE_HU: Final = 80.0
 """Grey 255; black is 0 HU: the brain window, centre 40, width 80."""
 _FORMATS: Final = ("PNG", "JPEG")
 _LEAST_PX: Final = 32
+_LONGEST: Final = 4
+_ENOUGH_PX: Final = 1024
 _MOST_PX: Final = 50_000_000
 """More pixels than any slice has; a file of few bytes may claim any number."""
 _CANVAS_HEADS: Final = 1.3
@@ -66,15 +68,17 @@ class Head:
         return max(int(along.stop - along.start) for along in (self.rows, self.columns))
 
 
-def read_picture(path: Path) -> UInt8Array:
+def read_picture(source: Path | BinaryIO) -> UInt8Array:
     """(rows, columns) uint8 grey of a PNG or JPEG file: grey or colour, palette, 16 bits, transparent on black.
 
-    Pixels of 16 bits are brought to 8 by the bits that are in use. Raises UsageError with the reason, not the path.
+    Pixels of 16 bits are brought to 8 by the bits that are in use; pictures of 2048 pixels and more are made smaller by
+    a whole factor. Raises UsageError with the reason, not the path.
     """
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with Image.open(source, formats=_FORMATS) as image:
             _require_size(image)
-            return _grey(ImageOps.exif_transpose(image))
+            grey = _grey(ImageOps.exif_transpose(image))
+            return np.asarray(Image.fromarray(grey).reduce(max(1, max(grey.shape) // _ENOUGH_PX)))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what pillow's readers raise
         raise UsageError("no readable PNG or JPEG picture") from error
 
@@ -122,6 +126,8 @@ def find_head(grey: UInt8Array) -> Head:
             whole = np.zeros(grey.shape, np.bool_)
             whole[rows, columns] = mask
             return Head(rows=box[0], columns=box[1], mask=whole, background=background)
+        if min(box_rows.stop - box_rows.start, box_columns.stop - box_columns.start) < _LEAST_PX:
+            break
         rows, columns = _without_frame(*box)
     return Head(rows=rows, columns=columns, mask=None, background=0.0)
 
@@ -132,6 +138,8 @@ def find_head(grey: UInt8Array) -> Head:
 def _require_size(image: Image.Image) -> None:
     if min(image.size) < _LEAST_PX:
         raise UsageError(f"the picture is smaller than {_LEAST_PX} pixels")
+    if max(image.size) > _LONGEST * min(image.size):
+        raise UsageError(f"the picture is more than {_LONGEST} times as long as wide")
     if image.size[0] * image.size[1] > _MOST_PX:
         raise UsageError(f"the picture has more than {_MOST_PX // 1_000_000} million pixels")
 
@@ -201,9 +209,8 @@ def _background(grey: NDArray[np.float32]) -> tuple[float, float] | None:
     agreeing = [quiet & (np.abs(levels - level) <= _LEAST_CONTRAST_GREY) for level in levels]
     most = max(range(4), key=lambda corner: int(agreeing[corner].sum()))
     if quiet[most] and agreeing[most].sum() >= 2:
-        return float(np.median(levels[agreeing[most]])), max(
-            _LEAST_CONTRAST_GREY, 4.0 * float(spreads[agreeing[most]].max())
-        )
+        contrast = max(_LEAST_CONTRAST_GREY, 4.0 * float(spreads[agreeing[most]].max()))
+        return float(np.median(levels[agreeing[most]])), contrast
     border = np.concatenate([grey[:2].ravel(), grey[-2:].ravel(), grey[2:-2, :2].ravel(), grey[2:-2, -2:].ravel()])
     level = float(np.median(border))  # letters in the corners
     return (level, _LEAST_CONTRAST_GREY) if np.mean(np.abs(border - level) <= _QUIET_GREY) >= _BORDER_SHARE else None

@@ -143,6 +143,13 @@ def test_sixteen_bits_are_brought_to_eight_by_those_in_use(tmp_path: Path) -> No
         np.testing.assert_array_equal(read_picture(tmp_path / name), picture)
 
 
+def test_a_huge_picture_is_made_smaller(tmp_path: Path) -> None:
+    Image.fromarray(grey((40, 80))).resize((4200, 4200)).save(tmp_path / "a.png", compress_level=1)
+    read = read_picture(tmp_path / "a.png")
+    assert read.shape == (1050, 1050)
+    assert_found(read, tuple(round(edge * 1050 / 200) for edge in head_box((40, 80))))
+
+
 def test_what_is_transparent_is_black(tmp_path: Path) -> None:
     alpha = Image.new("LA", (40, 40), (255, 0))
     alpha.putpixel((20, 20), (200, 255))
@@ -183,6 +190,9 @@ def test_a_file_that_is_no_picture_is_refused(data: bytes, said: str, tmp_path: 
 def test_a_picture_too_small_or_too_large_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
     Image.new("L", (20, 100)).save(tmp_path / "small.png")
     Image.new("1", (7200, 7200)).save(tmp_path / "large.png")
+    Image.new("L", (40, 200)).save(tmp_path / "strip.png")
+    with pytest.raises(UsageError, match="more than 4 times"):
+        read_picture(tmp_path / "strip.png")
     with pytest.raises(UsageError, match="smaller than 32"):
         read_picture(tmp_path / "small.png")
     with pytest.raises(UsageError, match="more than 50 million"):
