@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import sys
 from collections.abc import Callable
@@ -143,6 +144,19 @@ def in_four_dimensions(path: Path) -> None:
     nibabel.Nifti1Image(np.zeros((8, 8, 8, 2), np.int16), np.eye(4)).to_filename(path)
 
 
+def in_colour(path: Path) -> None:
+    values = np.zeros((8, 8, 8), [("R", np.uint8), ("G", np.uint8), ("B", np.uint8)])
+    nibabel.Nifti1Image(values, np.eye(4)).to_filename(path)
+
+
+def without_size(path: Path) -> None:
+    nibabel.Nifti1Image(np.zeros((8, 8, 8), np.int16), np.eye(4)).to_filename(path)
+    data = bytearray(gzip.decompress(path.read_bytes()))
+    data[252:254] = (0).to_bytes(2, "little")  # qform_code
+    data[280:328] = bytes(48)  # srow_x, srow_y, srow_z
+    path.write_bytes(gzip.compress(bytes(data)))
+
+
 def without_orientation(path: Path) -> None:
     nibabel.Nifti1Image(np.zeros((8, 8, 8), np.int16), None).to_filename(path)
 
@@ -161,7 +175,9 @@ def cut_off(path: Path) -> None:
     [
         (cut_off, "cannot be read as NIfTI"),
         (sheared, r"14\.0 degrees off a right angle"),
-        (in_four_dimensions, "no stack of slices"),
+        (in_four_dimensions, "no stack of grey slices"),
+        (in_colour, "no stack of grey slices"),
+        (without_size, "no size"),
         (without_orientation, "no orientation"),
         (no_nifti, "cannot be read as NIfTI"),
     ],
