@@ -78,6 +78,15 @@ def test_letters_in_every_corner_and_a_scale_bar_are_no_head() -> None:
     assert_found(np.asarray(image), head_box((40, 80)))
 
 
+def test_logos_in_every_corner_are_no_head() -> None:
+    picture = grey((40, 80)).copy()
+    logo = np.random.default_rng(1).integers(0, 256, (24, 24), np.uint8)
+    for rows in (slice(24), slice(-24, None)):
+        for columns in (slice(24), slice(-24, None)):
+            picture[rows, columns] = logo
+    assert_found(picture, head_box((40, 80)))
+
+
 def test_a_head_that_touches_the_border_is_found() -> None:
     top, bottom, left, right = head_box((40, 80))
     assert_found(grey((40, 80))[:, left:], (top, bottom, 0, right - left))
