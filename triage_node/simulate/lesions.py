@@ -121,7 +121,7 @@ def _thickness(lesion: Lesion, lattice: Lattice, p: Points) -> Float32Array:
     over = np.arcsin(np.clip(u[2] / norm, -1, 1)) - math.asin(lesion.site[2] / math.hypot(1, lesion.site[2]))
     off = (about_z / lesion.stretch[0]) ** 2 + (over / lesion.stretch[1]) ** 2
     if lesion.subtype == SUBDURAL:
-        profile = np.clip(1 - off, 0, 1) ** np.float32(lesion.taper) * (1 + 0.12 * lesion.ripple.on(lattice))
+        profile = np.clip(1 - off, 0, 1) ** np.float32(lesion.taper) * (1 + 0.08 * lesion.ripple.on(lattice))
     else:
         profile = np.clip(1 - off, -0.5, 1) * (1 + 0.06 * lesion.ripple.on(lattice)) * _between_sutures(lesion, p)
     side = p[0] * math.copysign(1.0, lesion.site[0])
