@@ -408,7 +408,7 @@ def _epidural(blank: Lesion, rng: np.random.Generator) -> Lesion:
     """Most lie over the temporal and parietal lobes; the sutures that bound them are looked up in `lesions`."""
     temporal = rng.random() < 0.5
     turn = math.radians(rng.uniform(60, 110) if temporal else rng.uniform(25, 150))
-    half_angle = math.radians(rng.uniform(14, 34))
+    half_angle = math.radians(rng.uniform(14, 40))
     return replace(
         blank,
         site=(
@@ -416,7 +416,7 @@ def _epidural(blank: Lesion, rng: np.random.Generator) -> Lesion:
             -math.cos(turn),
             rng.uniform(-0.3, 0.2) if temporal else rng.uniform(-0.1, 0.7),
         ),
-        size_mm=float(min(rng.uniform(5, 28), 60 * half_angle * 0.8)),
+        size_mm=float(min(rng.uniform(5, 28), 60 * half_angle * 0.65)),
         stretch=(half_angle, half_angle * rng.uniform(0.8, 1.15), 1),
         hu=_density(rng, 63, 8, 45, 84),
         kind="mixed" if rng.random() < 0.2 else "acute",
