@@ -3,7 +3,7 @@
     python scripts/train-default-bundle.py RUN.toml [--shards N] [--processes N] [--version V]
         [--real-negative ORIGIN=DIR ...]
 
-RUN.toml has the keys of triage_node.learn.train.TrainConfig.
+RUN.toml has the keys of triage_node.learn.experiment.TrainConfig.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import argparse
 from pathlib import Path
 
 from triage_node.learn.dataset import render_shards
+from triage_node.learn.experiment import read_config
 from triage_node.learn.release import release
-from triage_node.learn.train import read_config, train
+from triage_node.learn.train import train
 
 TRAINING_SEED = 50_000_000
 

@@ -172,12 +172,43 @@ def _models(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _evaluate(parsed: argparse.Namespace) -> int:
+    from triage_node.learn.evaluation.figures import write_figures
+    from triage_node.learn.evaluation.report import table
+    from triage_node.learn.evaluation.run import Question, evaluate
+
+    names = ("root", "labels", "bundle", "device", "prevalence", "mask_labels", "heads")
+    given = {name: value for name in names if (value := getattr(parsed, name)) is not None}
+    evaluation = evaluate(Question(kind=parsed.dataset, **given))
+    text = json.dumps(evaluation.report, indent=1, allow_nan=False)
+    if parsed.json == "-":
+        print(text)
+    else:
+        print(table(evaluation.report))
+    if parsed.json and parsed.json != "-":
+        Path(parsed.json).write_text(text + "\n", encoding="utf-8")
+    if parsed.out:
+        for told in write_figures(parsed.out, evaluation.report, evaluation.judgements):
+            print(told, file=sys.stderr)
+    return 0
+
+
 def _simulate(parsed: argparse.Namespace) -> int:
     from triage_node.simulate import write_case
 
     out = write_case(parsed.out, subtype=parsed.subtype, seed=parsed.seed, created_at=datetime.now(UTC))
     print(f"simulated head CT with {parsed.subtype} in {out}")
     return 0
+
+
+def _train(parsed: argparse.Namespace) -> int:
+    from triage_node.learn.experiment import read_config
+    from triage_node.learn.train import train
+
+    config = read_config(parsed.experiment)
+    ended = train(config)
+    print(f"{ended.reason}; checkpoint, record and curves are in {config.run}")
+    return 130 if ended.interrupted else 0
 
 
 def _config(_parsed: argparse.Namespace) -> int:
@@ -311,10 +342,27 @@ def parser() -> argparse.ArgumentParser:
     models.add_argument("bundle", nargs="?", metavar="BUNDLE", help="name or folder of a model bundle")
     models.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
 
+    evaluate = command(
+        "evaluate", _evaluate, "what a bundle is worth on labelled pictures or series (docs/evaluation.md)"
+    )
+    evaluate.add_argument("--dataset", choices=["images", "volumes", "simulated"], required=True)
+    evaluate.add_argument("--root", type=Path, required=True, metavar="DIR", help="simulated: kept heads, made once")
+    evaluate.add_argument("--labels", type=Path, metavar="CSV", help="columns file, any and, where known, subtypes")
+    evaluate.add_argument("--mask-labels", metavar="1=NAME,...", help="what the labels of masks mean; default: our own")
+    evaluate.add_argument("--bundle", help="name or folder of a model bundle")
+    evaluate.add_argument("--device", choices=["auto", "cpu", "cuda"])
+    evaluate.add_argument("--prevalence", type=float, help="of hemorrhage where the PPV is told; default: 0.1")
+    evaluate.add_argument("--heads", type=int, help="simulated: how many; default: 40")
+    evaluate.add_argument("--json", nargs="?", const="-", metavar="FILE", help="the figures as JSON, alone on stdout")
+    evaluate.add_argument("--out", type=Path, metavar="DIR", help="figures as PNG (extra: train)")
+
     simulate = command("simulate", _simulate, "write a simulated head CT series as DICOM, with its truth mask")
     simulate.add_argument("--out", type=Path, required=True, metavar="DIR")
     simulate.add_argument("--subtype", choices=[*SUBTYPE_ABBREVIATIONS.values(), "NONE"], default="SDH")
     simulate.add_argument("--seed", type=int, default=1)
+
+    train = command("train", _train, "train a network as a TOML file says, or go on training; needs the train extra")
+    train.add_argument("experiment", type=Path, metavar="CONFIG", help="for example models/default.train.toml")
 
     command("config", _config, "print every setting with its default, as TOML")
     return root

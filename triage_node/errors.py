@@ -6,6 +6,7 @@
     |-- RejectedObject       a received object cannot be accepted: carries the DIMSE status to answer
     |-- NotSuitable          a series is no analysable head CT: carries a reason a radiologist understands
     |-- InferenceError       the model process failed, timed out or refused its bundle
+    |-- TrainingError        training went wrong: a loss that is not finite
     |-- ReportError          a result object could not be built or failed its read-back
     |-- DeliveryError        a peer could not be reached or refused: `retryable` tells which
     |-- StateError           an illegal state transition was attempted (a bug)
@@ -53,6 +54,10 @@ class NotSuitable(TriageNodeError):
 
 class InferenceError(TriageNodeError):
     """The model process failed, ran over its time limit, or refused its bundle."""
+
+
+class TrainingError(TriageNodeError):
+    """Training cannot go on; the message says what to change."""
 
 
 class ReportError(TriageNodeError):

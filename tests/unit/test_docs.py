@@ -45,7 +45,9 @@ def commands_in(text: str) -> list[str]:
     return [line for line in lines if line.startswith("triage-node ")]
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/admin.md", "models/README.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "CONTRIBUTING.md", "docs/admin.md", "docs/evaluation.md", "models/README.md"]
+)
 def test_every_command_a_document_shows_is_one_that_the_parser_takes(document: str) -> None:
     for line in commands_in((ROOT / document).read_text()):
         words = line.split()[1:]

@@ -70,7 +70,7 @@ def test_an_unknown_subtype_is_refused_by_name() -> None:
 
 def test_blood_inside_its_label_is_brighter_than_the_brain_around_it() -> None:
     head = simulate_head(
-        seed=11,
+        seed=12,
         subtypes=["intraparenchymal"],
         geometry=COARSE,
         noise_hu=1.0,

@@ -1,8 +1,9 @@
 """Simulated heads as memory-mapped shards on a network grid, written while training already reads.
 
-A shard is a folder `shard-<number>` with hu.npy (slices, size, size) int16 HU, truth.npy uint8 labels and depth.npy
-uint8, the depth below the inner table in units of DEPTH_UNIT_MM (0: not inside the skull). It appears by one rename.
-Every head is a new seed: no head is rendered twice, and the seeds of evaluation lie apart.
+A shard is a folder `shard-<number>` with hu.npy (slices, size, size) int16 HU, truth.npy uint8 labels, depth.npy uint8,
+the depth below the inner table in units of DEPTH_UNIT_MM (0: not inside the skull), and meta.npy (slices, 3) float32:
+number of the head, position along the normal in mm, and 1 or 0 where its subdural blood is chronic or not (else nan).
+It appears by one rename. Every head is a new seed: none is rendered twice, and the seeds of evaluation lie apart.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from tqdm import tqdm
 
 from triage_node.domain import SUBTYPES, Float32Array, Int16Array, UInt8Array, Volume
 from triage_node.simulate import SimulatedHead, SliceGeometry, axial_geometry, simulate_head
+from triage_node.simulate.template import load_template
 from triage_node.transforms import Grid, place_grid, resampling_matrix, to_grid
 
 STORED_GRID: Final = Grid(size_px=176, spacing_mm=1.25)
@@ -32,10 +34,13 @@ _RENDERED_PX: Final = 208
 _SHARE_WITHOUT_BLOOD: Final = 0.4
 """Of the heads; a head with blood has slices without, so that some 65 % of all slices are negative."""
 _SECOND_SUBTYPE: Final = 0.3
+_WITH_TEMPLATE: Final = 0.75
+"""Of the heads; the others have procedural folds, which differ more from head to head."""
 _BONE_HU: Final = 250
 _FORAMEN_MM: Final = 8.0
 """Gaps of the skull up to this width are closed before its inside is filled."""
 _AIR_HU: Final = -100
+_ARRAYS: Final = ("hu", "truth", "depth", "meta")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +50,7 @@ class Slices:
     hu: Int16Array
     truth: UInt8Array
     depth: UInt8Array
+    meta: Float32Array
 
 
 # ---------------------------------------------------------------- heads
@@ -52,7 +58,7 @@ class Slices:
 
 def draw_geometry(rng: np.random.Generator) -> SliceGeometry:
     """A stack as scanners make them: thick or thin, tilted or not, any field of view, sometimes uneven."""
-    thickness_mm = float(rng.choice([2.5, 3.0, 4.0, 5.0, 5.0, 5.0, 7.0, 8.0]))
+    thickness_mm = float(rng.choice([2.5, 3.0, 3.0, 4.0, 5.0, 5.0, 5.0, 7.0, 8.0]))
     slices = int(np.clip(rng.uniform(150, 175) / thickness_mm, 16, 36))
     steps = np.full(slices - 1, 150.0 / slices if thickness_mm < 4 else thickness_mm)
     if rng.random() < 0.3:
@@ -80,7 +86,9 @@ def draw_head(seed: int) -> tuple[SimulatedHead, Volume]:
     """The simulated head of one seed, in the geometry of that seed."""
     rng = np.random.default_rng(seed)
     geometry = draw_geometry(rng)
-    head = simulate_head(seed=seed, subtypes=draw_subtypes(rng), geometry=geometry, measure_volumes=False)
+    subtypes = draw_subtypes(rng)
+    template = load_template() if rng.random() < _WITH_TEMPLATE else None
+    head = simulate_head(seed=seed, subtypes=subtypes, geometry=geometry, measure_volumes=False, template=template)
     return head, as_volume(head.hu, geometry)
 
 
@@ -103,7 +111,7 @@ def as_volume(hu: Int16Array, geometry: SliceGeometry) -> Volume:
     )
 
 
-def stored_slices(volume: Volume, truth: UInt8Array) -> Slices:
+def stored_slices(volume: Volume, truth: UInt8Array, *, number: int = 0, chronic: bool | None = None) -> Slices:
     """One head on STORED_GRID, with the depth below the inner table."""
     placement = place_grid(volume, STORED_GRID)
     hu = to_grid(volume.hu, placement)
@@ -118,7 +126,14 @@ def stored_slices(volume: Volume, truth: UInt8Array) -> Slices:
         hu=np.rint(np.clip(hu, -1024, 3071)).astype(np.int16),
         truth=labels,
         depth=np.clip(np.ceil(depth / DEPTH_UNIT_MM), 0, 255).astype(np.uint8),
+        meta=_meta(volume, number, chronic),
     )
+
+
+def _meta(volume: Volume, number: int, chronic: bool | None) -> Float32Array:
+    along_mm = volume.positions_mm @ volume.normal
+    age = np.nan if chronic is None else float(chronic)
+    return np.stack([np.full(len(along_mm), number), along_mm, np.full(len(along_mm), age)], axis=1).astype(np.float32)
 
 
 def depth_mm(hu: Float32Array, spacing_mm: float) -> Float32Array:
@@ -146,11 +161,11 @@ def render_shards(folder: Path, *, first: int, count: int, seed: int, processes:
 
 def render_shard(folder: Path, seed: int, number: int) -> None:
     """Render one shard and let it appear."""
-    heads = [_stored_head(seed + number * _HEADS_PER_SHARD + head) for head in range(_HEADS_PER_SHARD)]
+    heads = [_stored_head(seed + number * _HEADS_PER_SHARD + head, head) for head in range(_HEADS_PER_SHARD)]
     part = folder / f"part-{number:05d}"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    for name in ("hu", "truth", "depth"):
+    for name in _ARRAYS:
         np.save(part / f"{name}.npy", np.concatenate([getattr(head, name) for head in heads]))
     part.rename(_shard_path(folder, number))
 
@@ -162,8 +177,8 @@ def shard_paths(folder: Path) -> list[Path]:
 
 def open_shard(path: Path) -> Slices:
     """One shard, memory-mapped."""
-    hu, truth, depth = (np.load(path / f"{name}.npy", mmap_mode="r") for name in ("hu", "truth", "depth"))
-    return Slices(hu=hu, truth=truth, depth=depth)
+    hu, truth, depth, meta = (np.load(path / f"{name}.npy", mmap_mode="r") for name in _ARRAYS)
+    return Slices(hu=hu, truth=truth, depth=depth, meta=meta)
 
 
 def label_areas_mm2(truths: UInt8Array, spacing_mm: float) -> Float32Array:
@@ -172,9 +187,9 @@ def label_areas_mm2(truths: UInt8Array, spacing_mm: float) -> Float32Array:
     return (np.array(areas, np.float32).reshape(-1, len(SUBTYPES)) * spacing_mm**2).astype(np.float32)
 
 
-def _stored_head(seed: int) -> Slices:
+def _stored_head(seed: int, number: int) -> Slices:
     head, volume = draw_head(seed)
-    return stored_slices(volume, head.truth)
+    return stored_slices(volume, head.truth, number=number, chronic=head.chronic)
 
 
 def _shard_path(folder: Path, number: int) -> Path:

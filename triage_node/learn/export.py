@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -15,8 +15,8 @@ from torch import nn
 
 from triage_node.domain import CLASSES, SUBTYPES
 from triage_node.errors import UsageError
-from triage_node.infer.bundle import CHRONIC, SETTINGS_FILE, WEIGHTS_FILE
-from triage_node.networks import TriageNetConfig, UNetConfig
+from triage_node.infer.bundle import CHRONIC, SETTINGS_FILE, WEIGHTS_FILE, SeriesWeights
+from triage_node.networks import NetworkConfig, network_name
 from triage_node.transforms import SINGLE_SLICES, WINDOWS_HU, Grid, Stack
 
 INTENDED_USE = (
@@ -25,21 +25,19 @@ INTENDED_USE = (
 )
 
 
-_NAMES: Final[Mapping[type, str]] = {UNetConfig: "unet", TriageNetConfig: "triagenet"}
-"""By their choices, the networks as build_network knows them."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class BundleSettings:
     """What bundle.toml holds besides name and hash; the meaning of each is in infer.bundle.Bundle."""
 
-    network: UNetConfig | TriageNetConfig
+    network: NetworkConfig
     grid: Grid
     stack: Stack = SINGLE_SLICES
     mask_min_probability: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(SUBTYPES, 0.5))
     series_min_probability: float = 0.5
     speck_mm3: float = 50.0
     calibration: Mapping[str, tuple[float, float]] = field(default_factory=lambda: dict.fromkeys(CLASSES, (1.0, 0.0)))
+    series: Mapping[str, SeriesWeights] = field(default_factory=dict)
+    volume_interval: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     chronic: bool = False
     """Whether the bundle tells chronic from acute subdural blood; `calibration` may have an entry of that name."""
     remarks: tuple[str, ...] = ()
@@ -79,7 +77,7 @@ def _toml(name: str, version: str, sha256: str, settings: BundleSettings) -> str
     return "\n".join(
         [
             *_lines(name=name, version=version, sha256=sha256, intended_use=INTENDED_USE),
-            *_table("network", name=_NAMES[type(settings.network)]),
+            *_table("network", name=network_name(settings.network)),
             *_table("network.config", **asdict(settings.network)),
             *_table("grid", size_px=settings.grid.size_px, spacing_mm=settings.grid.spacing_mm),
             *_table("stack", **asdict(settings.stack)),
@@ -92,6 +90,8 @@ def _toml(name: str, version: str, sha256: str, settings: BundleSettings) -> str
             *_table("thresholds.mask_min_probability", **settings.mask_min_probability),
             *_table("calibration.slope", **slopes),
             *_table("calibration.offset", **offsets),
+            *(_table("series", **{name: list(astuple(weights)) for name, weights in settings.series.items()})),
+            *_table("volume_interval", **{name: list(ends) for name, ends in settings.volume_interval.items()}),
             *_table("outputs", mask=True, classes=list(CLASSES), **{CHRONIC: settings.chronic}),
             "",
         ]

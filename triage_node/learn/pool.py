@@ -1,70 +1,175 @@
-"""Draws training batches from the shards that are there so far."""
+"""Draws training batches from the shards that are there so far, with the neighbours of each slice.
+
+Mining: the training loop tells the pool how much blood the network falsely saw in each slice without blood; a share of
+the negatives is drawn from those that were worst.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import torch
+from numpy.lib.recfunctions import structured_to_unstructured
+from numpy.typing import NDArray
 from torch import Tensor
 
-from triage_node.domain import SUBTYPES
-from triage_node.learn.dataset import DEPTH_UNIT_MM, STORED_GRID, Slices, label_areas_mm2, open_shard, shard_paths
+from triage_node.domain import SUBTYPES, Float32Array
+from triage_node.errors import ConfigError
+from triage_node.learn.dataset import DEPTH_UNIT_MM, STORED_GRID, label_areas_mm2, open_shard, shard_paths
 
 PRESENT_MM2: Final = 20.0
 """A subtype counts as present in a slice from this area on; between 0 and this the slice says nothing about it."""
+NEIGHBOUR_MM: Final = 5.0
+"""How far the neighbours should be; not farther than twice this, else the slice itself stands in."""
+_META: Final = "meta.npy"
+_KEPT_SCORE: Final = 0.5
+"""Of the score so far, when a slice is scored again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolConfig:
+    """What a batch is made of."""
+
+    negative_share: float = 0.6
+    """Of the slices, without any blood; the others are drawn evenly over the subtypes."""
+    hard_share: float = 0.25
+    """Of those without blood, drawn from the hardest."""
+    hardest: float = 0.05
+    """The share of all slices without blood that counts as the hardest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """A batch on STORED_GRID: n slices, each with the neighbour below and the one above; the middle one counts."""
+
+    places: NDArray[np.int64]
+    """(n,) which slices of the pool these are."""
+    hu: Tensor
+    """(n, 3, size, size) float32 HU: below, the slice itself, above."""
+    truth: Tensor
+    """(n, 3, size, size) uint8 labels."""
+    depth_mm: Tensor
+    """(n, 3, size, size) float32, below the inner table; 0 outside the skull."""
+    chronic: Tensor
+    """(n,) float32: 1 where the subdural blood of the head is chronic, 0 acute, nan where it has none."""
 
 
 class SlicePool:
     """All slices of a folder of shards; `refresh` takes up those that came since."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._shards: dict[Path, Slices] = {}
-        self._places: list[tuple[Path, int]] = []
-        self._areas = np.zeros((0, len(SUBTYPES)), np.float32)
+    def __init__(self, folder: Path, config: PoolConfig) -> None:
+        """ConfigError where the folder does not exist."""
+        if not folder.is_dir():
+            raise ConfigError(f"{folder}: there is no such folder of shards; render some, or set data.shards")
+        self._folder, self._config = folder, config
+        self._shards: dict[str, _Shard] = {}
         self.refresh()
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._rows)
 
     def refresh(self) -> None:
-        """Look for new shards."""
+        """Look for new shards. The order is that of their names, whenever they came."""
         for path in shard_paths(self._folder):
-            if path not in self._shards:
-                self._take_up(path)
+            if path.name not in self._shards:
+                self._shards[path.name] = _read_shard(path)
+        self._shards = dict(sorted(self._shards.items()))
+        shards = list(self._shards.values())
+        lengths = [len(shard.areas_mm2) for shard in shards]
+        self._paths = [shard.path for shard in shards for _ in shard.areas_mm2]
+        self._rows = np.concatenate([np.arange(length) for length in lengths] or [np.zeros(0, int)])
+        self._neighbours = _joined([shard.neighbours for shard in shards], (0, 2), np.int64)
+        self._chronic = _joined([shard.chronic for shard in shards], (0,), np.float32)
+        self._scores = _joined([shard.scores for shard in shards], (0,), np.float32)
+        for shard, scores in zip(shards, np.split(self._scores, np.cumsum(lengths)[:-1]), strict=True):
+            shard.scores = scores  # a view: what is noted here is kept there
+        areas = _joined([shard.areas_mm2 for shard in shards], (0, len(SUBTYPES)), np.float32)
+        self._positive = [np.flatnonzero(column >= PRESENT_MM2) for column in areas.T]
+        self._negative = np.flatnonzero(areas.sum(axis=1) == 0)
 
-    def draw(self, rng: np.random.Generator, count: int, negative_share: float) -> tuple[Tensor, Tensor, Tensor]:
-        """HU float32, truth uint8 and depth float32 mm, each (count, size, size) on STORED_GRID.
+    def draw(self, rng: np.random.Generator, count: int) -> Drawn:
+        """A batch of `count` slices. ConfigError where the pool is empty."""
+        if not len(self):
+            raise ConfigError(f"{self._folder}: holds no shards yet; render some first")
+        hardest = self._hardest()
+        places = np.array([self._choose(rng, hardest) for _ in range(count)])
+        stacks = [self._read(place) for place in places]
+        hu, truth, depth = (np.stack(parts) for parts in zip(*stacks, strict=True))
+        return Drawn(
+            places=places,
+            hu=torch.from_numpy(hu.astype(np.float32)),
+            truth=torch.from_numpy(truth),
+            depth_mm=torch.from_numpy(depth.astype(np.float32) * np.float32(DEPTH_UNIT_MM)),
+            chronic=torch.from_numpy(self._chronic[places]),
+        )
 
-        `negative_share` of the slices show no blood; the others are drawn evenly over the subtypes.
-        """
-        positive = [np.flatnonzero(column >= PRESENT_MM2) for column in self._areas.T]
-        negative = np.flatnonzero(self._areas.sum(axis=1) == 0)
-        chosen = [self._choose(rng, positive, negative, negative_share) for _ in range(count)]
-        slices = [(self._shards[path], row) for path, row in (self._places[index] for index in chosen)]
-        hu = np.stack([shard.hu[row] for shard, row in slices]).astype(np.float32)
-        truth = np.stack([shard.truth[row] for shard, row in slices])
-        depth = np.stack([shard.depth[row] for shard, row in slices]).astype(np.float32) * np.float32(DEPTH_UNIT_MM)
-        return torch.from_numpy(hu), torch.from_numpy(truth), torch.from_numpy(depth)
+    def note(self, places: NDArray[np.int64], seen: Float32Array) -> None:
+        """(n,) how surely the network saw blood in each of the slices; kept where there is none."""
+        self._scores[places] = _KEPT_SCORE * self._scores[places] + (1 - _KEPT_SCORE) * seen
+
+    def scores(self) -> dict[str, Tensor]:
+        """By shard, for the checkpoint."""
+        return {name: torch.from_numpy(shard.scores.copy()) for name, shard in self._shards.items()}
+
+    def restore_scores(self, scores: Mapping[str, Tensor]) -> None:
+        """The inverse of `scores`; shards that are gone or changed are left out."""
+        for name, kept in scores.items():
+            if name in self._shards and len(kept) == len(self._shards[name].scores):
+                self._shards[name].scores[:] = kept.numpy()
 
     def present(self) -> dict[str, int]:
         """Slices by subtype, for the run record."""
-        return {name: int((self._areas[:, index] >= PRESENT_MM2).sum()) for index, name in enumerate(SUBTYPES)}
+        return {name: len(places) for name, places in zip(SUBTYPES, self._positive, strict=True)}
 
-    def _take_up(self, path: Path) -> None:
-        shard = open_shard(path)
-        self._shards[path] = shard
-        self._places += [(path, row) for row in range(len(shard.hu))]
-        self._areas = np.concatenate([self._areas, label_areas_mm2(shard.truth, STORED_GRID.spacing_mm)])
+    def listing_sha256(self) -> str:
+        """Of the names of the shards and how many slices each holds, for the run record."""
+        lines = [f"{name} {len(shard.areas_mm2)}\n" for name, shard in self._shards.items()]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
-    @staticmethod
-    def _choose(
-        rng: np.random.Generator, positive: list[np.ndarray], negative: np.ndarray, negative_share: float
-    ) -> int:
-        group = negative if rng.random() < negative_share else positive[rng.integers(len(positive))]
-        return int(rng.choice(group if len(group) else negative))
+    @property
+    def shards(self) -> int:
+        """How many there are."""
+        return len(self._shards)
+
+    def _hardest(self) -> NDArray[np.int64]:
+        count = max(1, int(self._config.hardest * len(self._negative)))
+        order = np.argsort(-self._scores[self._negative], kind="stable")
+        return self._negative[order[:count]]
+
+    def _choose(self, rng: np.random.Generator, hardest: NDArray[np.int64]) -> int:
+        if rng.random() < self._config.negative_share:
+            group = hardest if rng.random() < self._config.hard_share else self._negative
+        else:
+            group = self._positive[rng.integers(len(self._positive))]
+        return int(rng.choice(group)) if len(group) else int(rng.integers(len(self)))
+
+    def _read(self, place: int) -> tuple[NDArray[np.int16], NDArray[np.uint8], NDArray[np.uint8]]:
+        """Opened and closed for every slice: hundreds of shards at once are more files than a process may open."""
+        shard = open_shard(self._paths[place])
+        below, above = self._neighbours[place]
+        rows = [below, self._rows[place], above]
+        return shard.hu[rows], shard.truth[rows], shard.depth[rows]
+
+
+def neighbours(heads: NDArray[np.floating], positions_mm: NDArray[np.floating]) -> NDArray[np.int64]:
+    """(slices,) head numbers and positions along the normal to (slices, 2) rows of the neighbour below and above.
+
+    The slice of the same head that is nearest to NEIGHBOUR_MM away, on its side and at most twice as far; else itself.
+    """
+    away_mm = positions_mm[None, :] - positions_mm[:, None]
+    same = heads[None, :] == heads[:, None]
+    sides = []
+    for side in (-1, 1):
+        distance_mm = side * away_mm
+        usable = same & (distance_mm > 0) & (distance_mm <= 2 * NEIGHBOUR_MM)
+        misfit_mm = np.where(usable, np.abs(distance_mm - NEIGHBOUR_MM), np.inf)
+        sides.append(np.where(usable.any(axis=1), misfit_mm.argmin(axis=1), np.arange(len(heads))))
+    return np.stack(sides, axis=1)
 
 
 def slice_targets(truth: Tensor, spacing_mm: float) -> tuple[Tensor, Tensor]:
@@ -72,3 +177,39 @@ def slice_targets(truth: Tensor, spacing_mm: float) -> tuple[Tensor, Tensor]:
     areas = torch.stack([(truth == label).sum(dim=(1, 2)) for label in range(1, 1 + len(SUBTYPES))], dim=1)
     areas = torch.cat([areas.sum(dim=1, keepdim=True), areas], dim=1) * spacing_mm**2
     return (areas >= PRESENT_MM2).float(), ((areas == 0) | (areas >= PRESENT_MM2)).float()
+
+
+@dataclass(kw_only=True)
+class _Shard:
+    """What is kept of a shard in memory."""
+
+    path: Path
+    areas_mm2: Float32Array
+    neighbours: NDArray[np.int64]
+    chronic: Float32Array
+    scores: Float32Array
+
+
+def _read_shard(path: Path) -> _Shard:
+    heads, positions_mm, chronic = _read_meta(path / _META).T
+    areas_mm2 = label_areas_mm2(open_shard(path).truth, STORED_GRID.spacing_mm)
+    return _Shard(
+        path=path,
+        areas_mm2=areas_mm2,
+        neighbours=neighbours(heads, positions_mm),
+        chronic=chronic,
+        scores=np.zeros(len(areas_mm2), np.float32),
+    )
+
+
+def _read_meta(path: Path) -> Float32Array:
+    """(slices, 3) float32: head, position along the normal in mm, chronic."""
+    try:
+        meta = np.load(path)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: is missing; the shard was rendered by an older version, render it again") from error
+    return np.asarray(structured_to_unstructured(meta) if meta.dtype.names else meta, np.float32)
+
+
+def _joined(parts: list[NDArray[np.generic]], empty: tuple[int, ...], dtype: type) -> NDArray[np.generic]:
+    return np.concatenate(parts) if parts else np.zeros(empty, dtype)

@@ -1,171 +1,204 @@
-"""The training loop: shards in, checkpoints and a run record out. A run that was stopped goes on where it was.
+"""The training loop: shards in, checkpoints, curves and a run record out. A run that was stopped goes on where it was.
 
-Every step draws its slices and its variations from (seed, step), so a resumed run does what it would have done.
-Checkpoints are safetensors, optimizer included: nothing is ever unpickled.
+Every step draws its slices and its variations from (seed, step) and from the scores of the pool, which are in the
+checkpoint: a resumed run does what it would have done, as long as no shards came in between.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import tomllib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from time import perf_counter
-from typing import Any, Final
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from types import FrameType
+from typing import Final
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn import functional
 from tqdm import tqdm
 
-from triage_node.errors import ConfigError
-from triage_node.learn.augment import AugmentConfig, augment, to_network
+from triage_node.errors import ConfigError, TrainingError
+from triage_node.learn.augment import Views, augment
+from triage_node.learn.checkpoint import (
+    BEST,
+    CHECKPOINT,
+    State,
+    load_checkpoint,
+    load_start,
+    save_best,
+    save_checkpoint,
+)
+from triage_node.learn.curves import CURVES, draw_curves
 from triage_node.learn.dataset import STORED_GRID
-from triage_node.learn.pool import SlicePool, slice_targets
-from triage_node.networks import UNet, UNetConfig
-from triage_node.transforms import Grid
+from triage_node.learn.experiment import TrainConfig
+from triage_node.learn.losses import blood_seen, losses, total
+from triage_node.learn.pool import SlicePool
+from triage_node.learn.record import Record
+from triage_node.networks import TriageNet, choose_device, choose_dtype
+from triage_node.networks.triagenet import TriageLogits
 
-CLASS_WEIGHTS: Final = (1.0, 2.0, 3.0, 2.5, 4.0, 2.0)
-"""Cross-entropy weights of background and SUBTYPES; ventricular blood at 5 swallowed parenchymal blood (measured)."""
-_CHECKPOINT: Final = "checkpoint.safetensors"
-_RECORD: Final = "record.json"
+_CLIP_NORM: Final = 5.0
+_VALIDATION_SEED: Final = 7
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """One run."""
+class Trained:
+    """How a call of `train` ended."""
 
-    shards: Path
-    """Folder that dataset.render_shards fills."""
-    run: Path
-    """Folder of the checkpoint and the record."""
-    steps: int
-    batch: int = 16
-    learning_rate: float = 1.5e-3
-    weight_decay: float = 0.01
-    warmup_steps: int = 150
-    ema: float = 0.995
-    negative_share: float = 0.55
-    coarse_share: float = 0.5
-    """Of the steps, the first, on a coarser grid that is twice as fast."""
-    coarse_grid: Grid = Grid(size_px=96, spacing_mm=2.25)
-    grid: Grid = Grid(size_px=112, spacing_mm=1.93)
-    seed: int = 1
-    threads: int = 1
-    checkpoint_every: int = 200
-    network: UNetConfig = field(default_factory=UNetConfig)
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    network: TriageNet
+    """The averaged network."""
+    step: int
+    reason: str
+    """A sentence for people."""
+    interrupted: bool
 
 
-def read_config(path: Path) -> TrainConfig:
-    """A run from a TOML file with the keys of TrainConfig. ConfigError for a key that is none."""
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-        nested = {"network": UNetConfig, "augment": AugmentConfig, "grid": Grid, "coarse_grid": Grid}
-        built = {key: nested[key](**value) if key in nested else value for key, value in values.items()}
-        folders = {key: path.parent / built.pop(key) for key in ("shards", "run")}
-        return TrainConfig(**folders, **built)
-    except (OSError, tomllib.TOMLDecodeError, TypeError, KeyError) as error:
-        raise ConfigError(f"{path}: {error}; the keys are those of learn.train.TrainConfig") from error
+def train(config: TrainConfig) -> Trained:
+    """Train, or go on training.
+
+    Ctrl-C or SIGTERM end it after the step, with a checkpoint. ConfigError where shards are missing or the checkpoint
+    is of another network; TrainingError where a loss is not finite.
+    """
+    run = _Run(config)
+    with _stopped_by_signals() as stop, run.progress():
+        while run.state.step < config.steps and not stop.is_set() and not run.stale:
+            run.one_step()
+        run.keep()
+    if stop.is_set():
+        reason = f"stopped at step {run.state.step}; the same command goes on from there"
+    elif run.stale:
+        reason = f"ended at step {run.state.step}: no better since step {run.state.best_step}"
+    else:
+        reason = f"all {config.steps} steps done"
+    return Trained(network=run.state.averaged, step=run.state.step, reason=reason, interrupted=stop.is_set())
 
 
-def train(config: TrainConfig) -> UNet:
-    """Train, or go on training, and return the averaged network."""
-    torch.set_num_threads(config.threads)
-    torch.manual_seed(config.seed)
-    config.run.mkdir(parents=True, exist_ok=True)
-    state = _fresh_state(config)
-    if (config.run / _CHECKPOINT).exists():
-        state = _resume(config.run / _CHECKPOINT, state)
-    pool = SlicePool(config.shards)
-    record = _Record.open(config, pool)
-    with tqdm(total=config.steps, initial=state.step, desc="training", unit="step") as progress:
-        while state.step < config.steps:
-            losses = _step(state, pool, config)
-            state.step += 1
-            progress.update()
-            record.note(state.step, losses)
-            if state.step % config.checkpoint_every == 0 or state.step == config.steps:
-                _save(config.run / _CHECKPOINT, state)
-                progress.set_postfix(record.write(state.step, pool))
-                pool.refresh()
-    return state.averaged
+class _Run:
+    """The parts of one run."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        torch.set_num_threads(config.threads)
+        torch.manual_seed(config.seed)
+        self._config = config
+        self._device = _device(config.device)
+        self._dtype = choose_dtype(self._device)
+        self._pool = SlicePool(config.shards, config.pool)
+        self._held_out = (
+            SlicePool(config.validation, replace(config.pool, hard_share=0.0)) if config.validation else None
+        )
+        config.run.mkdir(parents=True, exist_ok=True)
+        self.state = _fresh_state(config, self._device)
+        if (config.run / CHECKPOINT).exists():
+            self._pool.restore_scores(load_checkpoint(config.run / CHECKPOINT, self.state))
+        elif config.start_from:
+            load_start(config.start_from, self.state)
+        self._record = Record.open(config, self._device, self._dtype, self.state.step)
+        self._kept_at = self.state.step
+        self._bar: tqdm | None = None
+
+    @contextmanager
+    def progress(self) -> Iterator[None]:
+        """With a progress bar."""
+        with tqdm(total=self._config.steps, initial=self.state.step, desc="training", unit="step") as self._bar:
+            yield
+
+    @property
+    def stale(self) -> bool:
+        """Whether validation has not become better for long."""
+        waited = self.state.step - self.state.best_step
+        return bool(self.state.best_step) and waited >= self._config.patience * self._config.validate_every
+
+    def one_step(self) -> None:
+        """One batch, and what is due after it."""
+        config, step = self._config, self.state.step
+        rng = np.random.default_rng((config.seed, step))
+        grid = config.grid_at(step)
+        drawn = self._pool.draw(rng, config.batch)
+        views = augment(drawn, STORED_GRID, grid, config.augment, seed=int(rng.integers(2**31)))
+        logits, views = self._forward(self.state.network.train(), views)
+        parts = losses(logits, views, drawn.chronic.to(self._device), grid)
+        whole = total(parts, config.losses)
+        _check_finite(whole, step)
+        self._descend(whole)
+        self._pool.note(drawn.places, blood_seen(logits).cpu().numpy())
+        self._record.note(_told(whole, parts))
+        self.state.step += 1
+        self._after_step()
+
+    def keep(self) -> None:
+        """Checkpoint, record and curves, unless they are as new as the step."""
+        if self.state.step == self._kept_at:
+            return
+        save_checkpoint(self._config.run / CHECKPOINT, self.state, self._pool.scores())
+        told = self._record.write(self.state.step, self._pool)
+        draw_curves(self._record.content, self._config.run / CURVES)
+        self._kept_at = self.state.step
+        if self._bar is not None:
+            self._bar.set_postfix(told)
+
+    def _after_step(self) -> None:
+        if self._bar is not None:
+            self._bar.update()
+        if self._held_out and self.state.step % self._config.validate_every == 0:
+            self._validate(self._held_out)
+        if self.state.step % self._config.checkpoint_every == 0:
+            self.keep()
+            self._pool.refresh()
+
+    def _forward(self, network: TriageNet, views: Views) -> tuple[TriageLogits, Views]:
+        """On the device; the logits are float32."""
+        images = views.images.to(self._device, memory_format=torch.channels_last)
+        with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
+            logits = network(images)
+        return logits, Views(
+            images=images, truth=views.truth.to(self._device), depth_mm=views.depth_mm.to(self._device)
+        )
+
+    def _descend(self, whole: Tensor) -> None:
+        state, config = self.state, self._config
+        for group in state.optimizer.param_groups:
+            group["lr"] = config.learning_rate * _schedule(state.step, config)
+        state.optimizer.zero_grad()
+        whole.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(state.network.parameters(), _CLIP_NORM)
+        state.optimizer.step()
+        _average(state.averaged, state.network, min(config.ema, state.step / (state.step + 10)))
+
+    @torch.no_grad()
+    def _validate(self, held_out: SlicePool) -> None:
+        """The averaged network on the same varied slices every time; the best on the fine grid is kept."""
+        config, grid = self._config, self._config.grid_at(self.state.step)
+        network, told = self.state.averaged.eval(), []
+        for number in range(config.validation_batches):
+            drawn = held_out.draw(np.random.default_rng((_VALIDATION_SEED, number)), config.batch)
+            views = augment(drawn, STORED_GRID, grid, config.augment, seed=number)
+            logits, views = self._forward(network, views)
+            parts = losses(logits, views, drawn.chronic.to(self._device), grid)
+            told.append(_told(total(parts, config.losses), parts))
+        means = {name: float(np.mean([each[name] for each in told])) for name in told[0]}
+        self._record.note_validation(self.state.step, grid.size_px, means)
+        if grid == config.grid and means["total"] < self.state.best_loss:
+            self.state.best_loss, self.state.best_step = means["total"], self.state.step
+            save_best(config.run / BEST, self.state)
 
 
-def averaged_network(run: Path, config: UNetConfig) -> tuple[UNet, int]:
-    """The averaged network of the last checkpoint of a run, and its step."""
-    with safe_open(run / _CHECKPOINT, framework="pt") as file:
-        network = UNet(config)
-        network.load_state_dict({key[4:]: file.get_tensor(key) for key in file.keys() if key.startswith("ema.")})  # noqa: SIM118
-        return network.eval(), int(file.metadata()["step"])
+# ---------------------------------------------------------------- parts of a step
 
 
-def read_record(run: Path) -> dict[str, Any]:
-    """The record of a run: config, torch, pool (slices seen), present, curve."""
-    record: dict[str, Any] = json.loads((run / _RECORD).read_text(encoding="utf-8"))
-    return record
+def _told(whole: Tensor, parts: dict[str, Tensor]) -> dict[str, float]:
+    return {"total": float(whole), **{name: float(loss) for name, loss in parts.items()}}
 
 
-# ---------------------------------------------------------------- one step
-
-
-@dataclass(kw_only=True)
-class _State:
-    """All that changes in a run."""
-
-    network: UNet
-    averaged: UNet
-    optimizer: torch.optim.AdamW
-    step: int = 0
-
-
-def _step(state: _State, pool: SlicePool, config: TrainConfig) -> dict[str, float]:
-    """One batch; returns its losses by name."""
-    rng = np.random.default_rng((config.seed, state.step))
-    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    grid = config.coarse_grid if state.step < config.coarse_share * config.steps else config.grid
-    hu, truth, depth_mm = pool.draw(rng, config.batch, config.negative_share)
-    hu, truth = augment(hu, truth, depth_mm, STORED_GRID, grid, config.augment, generator)
-    for group in state.optimizer.param_groups:
-        group["lr"] = config.learning_rate * _schedule(state.step, config)
-    state.network.train()
-    images = to_network(hu).to(memory_format=torch.channels_last)
-    segmentation, slices = state.network(images)
-    losses = _losses(segmentation, slices, truth, grid)
-    total = losses["pixels"] + 0.5 * losses["dice"] + 0.5 * losses["foreground"] + losses["slices"]
-    state.optimizer.zero_grad()
-    total.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(state.network.parameters(), 5.0)
-    state.optimizer.step()
-    _average(state.averaged, state.network, min(config.ema, state.step / (state.step + 10)))
-    return {"total": float(total), **{name: float(loss) for name, loss in losses.items()}}
-
-
-def _losses(segmentation: Tensor, slices: Tensor, truth: Tensor, grid: Grid) -> dict[str, Tensor]:
-    probabilities = torch.softmax(segmentation, dim=1)
-    one_hot = functional.one_hot(truth, segmentation.shape[1]).movedim(-1, 1).to(probabilities.dtype)
-    targets, weights = slice_targets(truth, grid.spacing_mm)
-    said = functional.binary_cross_entropy_with_logits(slices, targets, weight=weights)
-    return {
-        "pixels": functional.cross_entropy(segmentation, truth, weight=torch.tensor(CLASS_WEIGHTS)),
-        "dice": _dice_loss(probabilities[:, 1:], one_hot[:, 1:]),
-        "foreground": _dice_loss(1 - probabilities[:, :1], 1 - one_hot[:, :1]),
-        "slices": said,
-    }
-
-
-def _dice_loss(probabilities: Tensor, truth: Tensor) -> Tensor:
-    """1 - Dice over the batch, averaged over the classes that are present in it."""
-    both = (probabilities * truth).sum(dim=(0, 2, 3))
-    sizes = probabilities.sum(dim=(0, 2, 3)) + truth.sum(dim=(0, 2, 3))
-    present = truth.sum(dim=(0, 2, 3)) > 0
-    dice = (2 * both + 1) / (sizes + 1)
-    return ((1 - dice) * present).sum() / present.sum().clamp(min=1)
+def _check_finite(whole: Tensor, step: int) -> None:
+    """Before the weights are touched: the last checkpoint and the weights in memory stay good."""
+    if not math.isfinite(float(whole)):
+        raise TrainingError(
+            f"the loss of step {step} is {float(whole)}; lower learning_rate, or check the newest shards, and start "
+            "again from the last checkpoint"
+        )
 
 
 def _schedule(step: int, config: TrainConfig) -> float:
@@ -177,7 +210,7 @@ def _schedule(step: int, config: TrainConfig) -> float:
 
 
 @torch.no_grad()
-def _average(averaged: UNet, network: UNet, keep: float) -> None:
+def _average(averaged: TriageNet, network: TriageNet, keep: float) -> None:
     """Exponential moving average of weights and of batch-norm statistics."""
     for kept, new in zip(averaged.state_dict().values(), network.state_dict().values(), strict=True):
         if kept.is_floating_point():
@@ -186,75 +219,40 @@ def _average(averaged: UNet, network: UNet, keep: float) -> None:
             kept.copy_(new)
 
 
-# ---------------------------------------------------------------- checkpoints
-
-
-def _fresh_state(config: TrainConfig) -> _State:
-    network, averaged = UNet(config.network), UNet(config.network)
+def _fresh_state(config: TrainConfig, device: torch.device) -> State:
+    network, averaged = TriageNet(config.network), TriageNet(config.network)
     averaged.load_state_dict(network.state_dict())
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network, averaged = (each.to(device, memory_format=torch.channels_last) for each in (network, averaged))  # type: ignore[call-overload]
     decayed = [parameter for parameter in network.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return _State(network=network, averaged=averaged, optimizer=torch.optim.AdamW(groups, lr=config.learning_rate))
+    return State(network=network, averaged=averaged, optimizer=torch.optim.AdamW(groups, lr=config.learning_rate))
 
 
-def _save(path: Path, state: _State) -> None:
-    tensors = {f"net.{key}": value for key, value in state.network.state_dict().items()}
-    tensors |= {f"ema.{key}": value for key, value in state.averaged.state_dict().items()}
-    for index, moments in state.optimizer.state_dict()["state"].items():
-        tensors |= {f"opt.{index}.{key}": value for key, value in moments.items()}
-    part = path.with_suffix(".part")
-    save_file({key: value.contiguous().clone() for key, value in tensors.items()}, part, {"step": str(state.step)})
-    part.replace(path)
+def _device(name: str) -> torch.device:
+    try:
+        return choose_device(name)
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(f"device: {error}") from error
 
 
-def _resume(path: Path, state: _State) -> _State:
-    with safe_open(path, framework="pt") as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-        step = int(file.metadata()["step"])
-    state.network.load_state_dict({key[4:]: value for key, value in tensors.items() if key.startswith("net.")})
-    state.averaged.load_state_dict({key[4:]: value for key, value in tensors.items() if key.startswith("ema.")})
-    moments: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("opt."):
-            _, index, name = key.split(".")
-            moments.setdefault(int(index), {})[name] = value
-    state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": moments})
-    return replace(state, step=step)
+@contextmanager
+def _stopped_by_signals() -> Iterator[threading.Event]:
+    """Set by the first SIGINT or SIGTERM; a second one ends the process at once. Handlers need the main thread."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
+    def ask(number: int, _frame: FrameType | None) -> None:
+        stop.set()
+        signal.signal(number, signal.SIG_DFL)
 
-# ---------------------------------------------------------------- record
-
-
-@dataclass(kw_only=True)
-class _Record:
-    """What the run was and how it went, as JSON."""
-
-    path: Path
-    content: dict[str, Any]
-    since: list[dict[str, float]]
-    started: float
-
-    @classmethod
-    def open(cls, config: TrainConfig, pool: SlicePool) -> _Record:
-        """The record of the run so far, or a new one."""
-        path = config.run / _RECORD
-        content = json.loads(path.read_text()) if path.exists() else {"curve": []}
-        content["config"] = json.loads(json.dumps(asdict(config), default=str))
-        content["torch"] = torch.__version__
-        return cls(path=path, content=content, since=[], started=perf_counter())
-
-    def note(self, step: int, losses: Mapping[str, float]) -> None:
-        self.since.append(dict(losses))
-
-    def write(self, step: int, pool: SlicePool) -> dict[str, str]:
-        """Add the mean losses since the last time; returns them for the progress bar."""
-        means = {name: float(np.mean([losses[name] for losses in self.since])) for name in self.since[0]}
-        seconds = perf_counter() - self.started
-        point = {"step": step, "pool": len(pool), "s_per_step": seconds / len(self.since), **means}
-        self.content["curve"].append({key: round(value, 5) for key, value in point.items()})
-        self.content["pool"], self.content["present"] = len(pool), pool.present()
-        self.path.write_text(json.dumps(self.content, indent=1) + "\n")
-        self.since, self.started = [], perf_counter()
-        return {name: f"{value:.3f}" for name, value in means.items()}
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

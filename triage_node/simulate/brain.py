@@ -23,6 +23,8 @@ class Brain:
     grey_over_white_hu: float
     csf_hu: float
     dura_hu: float
+    sheets: float
+    """How much of falx and tentorium shows: they are thinner than a pixel."""
     sinus_hu: float
     gap_mm: float
     """Mean depth of the fluid under the inner table; zero or less where the cortex lies against the bone."""
@@ -62,12 +64,13 @@ class Brain:
             grey_over_white_hu=rng.uniform(4, 11),
             csf_hu=rng.uniform(0, 13),
             dura_hu=rng.uniform(40, 75),
+            sheets=rng.uniform(0.15, 1.0),
             sinus_hu=rng.uniform(40, 70),
             gap_mm=float(rng.uniform(-3.0, 0.5) + 2.6 * max(0, age - 0.55)),
             gap_spread_mm=rng.uniform(0.3, 1.8),
             lift_hu=float(rng.uniform(6, 25)) if rng.random() < 0.9 else 0.0,
             lift_tau_mm=rng.uniform(3, 12),
-            tail_hu=rng.uniform(10, 90),
+            tail_hu=rng.uniform(0, 85),
             sulcus_mm=float(np.clip(rng.normal(-0.3 + 1.3 * age, 0.3), -0.5, 1.6)),
             cistern_mm=float(rng.normal(-1.2 + 2.2 * age, 0.6)),
             ventricle_mm=float(np.clip(rng.normal(-1.0 + 3.2 * age, 0.9), -2.0, 6.0)),
@@ -152,7 +155,9 @@ class BrainFields:
     calcification: Float32Array
     calcification_hu: Float32Array
     tissue_hu: Float32Array
-    """What is added to white matter here: deep grey, brain stem, old infarcts, mottle."""
+    """What is added to white matter here: deep grey, brain stem and `change_hu`."""
+    change_hu: Float32Array
+    """What is added to any tissue here: old infarcts, leukoaraiosis, mottle."""
     cortex: Float32Array
     """0..1: how much cortex shows near sulci and surface (little in the brain stem)."""
     gap: Float32Array
@@ -171,6 +176,7 @@ def brain_fields(brain: Brain, lattice: Lattice, skull_points: Points, p: Points
     tent, below = _tentorium(m)
     ventricle = _ventricles(brain, m, middle)
     calcification, calcification_hu = _calcified(brain, (middle, y, z))
+    change_hu = _changes(brain, lattice, (middle, y, z), ventricle)
     return BrainFields(
         ventricle=ventricle,
         cistern=_cisterns(brain, m),
@@ -183,7 +189,8 @@ def brain_fields(brain: Brain, lattice: Lattice, skull_points: Points, p: Points
         vessel=_vessels(m),
         calcification=calcification,
         calcification_hu=calcification_hu,
-        tissue_hu=_tissue(brain, lattice, (middle, y, z), ventricle),
+        tissue_hu=_deep_grey(brain, m) + change_hu,
+        change_hu=change_hu,
         cortex=np.asarray(1 - share(_stem(m), edge_mm=4) * 0.9, np.float32),
         gap=np.asarray(np.clip(brain.gap_mm + brain.gap_spread_mm * brain.rim.on(lattice), 0, 8), np.float32),
         lift_hu=np.asarray(brain.lift_hu * np.clip(1 + 0.35 * brain.lift.on(lattice), 0, 2), np.float32),
@@ -305,16 +312,18 @@ def _stem(m: Points) -> Float32Array:
     )
 
 
-def _tissue(brain: Brain, lattice: Lattice, p: Points, ventricle: Float32Array) -> Float32Array:
-    m = (np.abs(p[0]), p[1], p[2])
+def _deep_grey(brain: Brain, m: Points) -> Float32Array:
     grey = brain.grey_over_white_hu
     caudate = chain(m, [((14, -24, 6), 5.2), ((15, -8, 16), 3.2), ((20, 10, 20), 1.8)])
     lentiform = ellipsoid((m[0] - np.float32(0.12) * m[1], m[1], m[2]), (25, -2, 2), (7, 17, 9))
     thalamus = ellipsoid((m[0] - np.float32(0.25) * (m[1] - 10), m[1], m[2]), (10, 10, 6), (8, 13, 8.5))
     deep = join(caudate, lentiform, thalamus)
     hu = grey * 0.85 * share(deep, edge_mm=2.5)
-    hu = hu + 0.35 * grey * share(_stem(m), edge_mm=5)
-    hu = hu + brain.leukoaraiosis_hu * np.exp(-np.maximum(ventricle, 0) / 6) * (m[2] > -10)
+    return np.asarray(hu + 0.35 * grey * share(_stem(m), edge_mm=5), np.float32)
+
+
+def _changes(brain: Brain, lattice: Lattice, p: Points, ventricle: Float32Array) -> Float32Array:
+    hu = brain.leukoaraiosis_hu * np.exp(-np.maximum(ventricle, 0) / 6) * (p[2] > -10)
     for centre, radius, change in brain.infarcts:
         spot = ellipsoid(p, centre, (radius, radius * 1.2, radius)) + 0.15 * radius * brain.mottle.on(lattice)
         hu = hu + change * share(np.asarray(spot, np.float32), edge_mm=3)

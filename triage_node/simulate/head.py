@@ -7,7 +7,7 @@ geometry, tilted or unevenly spaced, and stays the same head.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final, TypeVar
 
@@ -17,10 +17,11 @@ from triage_node.domain import SUBTYPES, Float32Array, Float64Array, Int16Array,
 from triage_node.simulate import lesions as blood
 from triage_node.simulate.acquisition import Scanner, acquire
 from triage_node.simulate.brain import Brain, BrainFields, brain_fields
-from triage_node.simulate.fields import Points, mix, share
+from triage_node.simulate.fields import mix, share
 from triage_node.simulate.geometry import Lattice, Refiner, SliceGeometry, slice_lattice
 from triage_node.simulate.lesions import Lesion
 from triage_node.simulate.skull import Skull, SkullFields, canonical_points, skull_fields
+from triage_node.simulate.template import Folds, Template, Tissue
 
 _COARSE_MM: Final = 2.5
 """Smooth fields are evaluated this far apart and refined; everything with an edge is drawn at the pixels."""
@@ -34,6 +35,7 @@ _BODY_STEP_MM: Final = 1.0
 _HEAD_BOX_MM: Final = ((-85.0, 85.0), (-100.0, 105.0), (-80.0, 95.0))
 
 FieldsT = TypeVar("FieldsT", SkullFields, BrainFields)
+Refine = Callable[[Float32Array], Float32Array]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,8 @@ class SimulatedHead:
     subtypes: tuple[str, ...]
     volumes_ml: Mapping[str, float]
     """Physical volume by subtype, from the implicit functions in 3-D: independent of the slices."""
+    chronic: bool | None = None
+    """Whether the subdural blood is chronic; None where there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +62,8 @@ class _Head:
     centre_mm: Float64Array
     skull: Skull
     brain: Brain
+    folds: Folds | None
+    """Where the brain has the folds of the template."""
     lesions: Mapping[str, Lesion]
 
 
@@ -69,13 +75,15 @@ def simulate_head(
     noise_hu: float | None = None,
     lesion_volume_ml: float | None = None,
     measure_volumes: bool = True,
+    template: Template | None = None,
 ) -> SimulatedHead:
     """Render head `seed` with the hemorrhages `subtypes` in `geometry`. The same arguments give the same pixels.
 
     `lesion_volume_ml` brings the first of `subtypes` that is intraparenchymal, subdural or epidural to that volume.
-    Without `measure_volumes`, `volumes_ml` is empty and a head of few slices is made faster.
+    Without `measure_volumes`, `volumes_ml` is empty and a head of few slices is made faster. With a `template`, the
+    brain has its folds (`template.load_template`); without, folds are procedural too.
     """
-    head = _random_head(seed, subtypes)
+    head = _random_head(seed, subtypes, template)
     if lesion_volume_ml is not None:
         head = _with_volume(head, lesion_volume_ml)
     scanner = Scanner.random(_stream(seed, "scanner"), noise_hu=noise_hu)
@@ -87,6 +95,7 @@ def simulate_head(
         geometry=geometry,
         subtypes=tuple(head.lesions),
         volumes_ml=_volumes_ml(head) if measure_volumes else {},
+        chronic=blood.is_chronic(head.lesions[blood.SUBDURAL]) if blood.SUBDURAL in head.lesions else None,
     )
 
 
@@ -95,7 +104,7 @@ def _stream(seed: int, purpose: str) -> np.random.Generator:
     return np.random.default_rng([seed, *purpose.encode()])
 
 
-def _random_head(seed: int, subtypes: Sequence[str]) -> _Head:
+def _random_head(seed: int, subtypes: Sequence[str], template: Template | None) -> _Head:
     rng = _stream(seed, "pose")
     pitch, yaw, roll = (math.radians(rng.normal(0, sd)) for sd in (7, 4, 5))
     return _Head(
@@ -103,6 +112,7 @@ def _random_head(seed: int, subtypes: Sequence[str]) -> _Head:
         centre_mm=rng.normal(0, (4, 5, 3)),
         skull=Skull.random(_stream(seed, "skull")),
         brain=Brain.random(_stream(seed, "brain")),
+        folds=None if template is None else Folds.random(_stream(seed, "folds"), template),
         lesions={s: blood.random_lesion(s, _stream(seed, s)) for s in SUBTYPES if s in set(_known(subtypes))},
     )
 
@@ -187,28 +197,35 @@ class _Scene:
     """Distance to cerebrospinal fluid outside the ventricles."""
     subarachnoid: Float32Array
     """Distance to the spaces that subarachnoid blood fills: it opens the larger ones, and spares the fine folia."""
+    cortex: Float32Array
+    """How much of the brain here is cortex or deep grey matter, 0..1."""
 
 
 def _render_plane(head: _Head, refiner: Refiner, lattice: Lattice) -> _Plane:
-    coarse = refiner.coarse(lattice)
-    p = canonical_points(head.skull, coarse)
-    skull = skull_fields(head.skull, coarse, p)
-    lesion_fields = {s: blood.lesion_field(one, coarse, p, skull.cavity) for s, one in head.lesions.items()}
-    brain = brain_fields(head.brain, coarse, p, blood.pushed(head.lesions, p, skull.cavity, lesion_fields))
-    scene = _scene(
-        head,
-        _refined(skull, refiner),
-        _refined(brain, refiner),
-        {s: refiner.refine(f) for s, f in lesion_fields.items()},
-    )
+    scene = _scene_on(head, refiner.coarse(lattice), refiner.refine)
     shares = _shares(head, scene, edge_mm=0.8)
     outside = _draw_outside(head.skull, scene.skull)
     inside = _draw_inside(head, scene, shares, lattice)
     return _Plane(hu=mix(outside, inside, share(scene.skull.cavity, edge_mm=0.9)), depth=scene.depth, shares=shares)
 
 
-def _refined(coarse: FieldsT, refiner: Refiner) -> FieldsT:
-    values: dict[str, Any] = {f.name: refiner.refine(getattr(coarse, f.name)) for f in fields(coarse)}
+def _scene_on(head: _Head, lattice: Lattice, refine: Refine) -> _Scene:
+    """All fields, evaluated on a lattice and refined to another; folds of the template are drawn on the finer one."""
+    p = canonical_points(head.skull, lattice)
+    skull = skull_fields(head.skull, lattice, p)
+    lesion_fields = {s: blood.lesion_field(one, lattice, p, skull.cavity) for s, one in head.lesions.items()}
+    pushed = blood.pushed(head.lesions, p, skull.cavity, lesion_fields)
+    brain = brain_fields(head.brain, lattice, p, pushed)
+    refined = {s: refine(field) for s, field in lesion_fields.items()}
+    scene = _scene(head, _refined(skull, refine), _refined(brain, refine), refined)
+    if head.folds is None:
+        return scene
+    x, y, z = (refine(a) for a in head.folds.warped(pushed, lattice))
+    return _folded(scene, head.folds, head.folds.tissue((x, y, z), scene.brain_depth))
+
+
+def _refined(coarse: FieldsT, refine: Refine) -> FieldsT:
+    values: dict[str, Any] = {f.name: refine(getattr(coarse, f.name)) for f in fields(coarse)}
     return replace(coarse, **values)
 
 
@@ -232,6 +249,26 @@ def _scene(head: _Head, skull: SkullFields, brain: BrainFields, lesion_fields: M
         brain_depth=brain_depth,
         fluid=fluid,
         subarachnoid=subarachnoid,
+        cortex=_ribbon(head, brain, brain_depth),
+    )
+
+
+def _ribbon(head: _Head, brain: BrainFields, brain_depth: Float32Array) -> Float32Array:
+    """Cortex along the procedural folds and the surface, 0..1."""
+    folded = np.maximum(np.abs(brain.fold) - head.brain.sulcus_mm, brain_depth - brain.fold_depth)
+    ribbon = np.minimum(np.minimum(folded, brain_depth), np.maximum(brain.cistern, 0))
+    return share(ribbon - np.float32(_CORTEX_MM), edge_mm=2) * brain.cortex
+
+
+def _folded(scene: _Scene, folds: Folds, tissue: Tissue) -> _Scene:
+    """The scene with the sulci, fissures and cisterns of the template instead of the procedural ones."""
+    surface = folds.distance(tissue.brain)
+    open_space = np.maximum(folds.distance(tissue.brain, filled=True), np.float32(3.0) - scene.brain.ventricle)
+    return replace(
+        scene,
+        fluid=np.minimum(surface, scene.brain_depth),
+        subarachnoid=np.minimum(open_space, scene.brain_depth + np.float32(0.8)),
+        cortex=tissue.grey,
     )
 
 
@@ -279,9 +316,7 @@ def _draw_outside(skull: Skull, f: SkullFields) -> Float32Array:
 def _draw_inside(head: _Head, scene: _Scene, shares: Mapping[str, Float32Array], lattice: Lattice) -> Float32Array:
     """White and grey matter, fluid, membranes, vessels, blood; and the tail of the bone over all of them."""
     b, f = head.brain, scene.brain
-    ribbon = np.minimum(np.maximum(np.abs(f.fold) - b.sulcus_mm, scene.brain_depth - f.fold_depth), scene.brain_depth)
-    cortex = share(np.minimum(ribbon, np.maximum(f.cistern, 0)) - np.float32(_CORTEX_MM), edge_mm=2) * f.cortex
-    hu = b.white_hu + b.grey_over_white_hu * cortex + f.tissue_hu
+    hu = b.white_hu + b.grey_over_white_hu * scene.cortex + (f.tissue_hu if head.folds is None else f.change_hu)
     for subtype, lesion in head.lesions.items():
         if lesion.edema_mm:
             hu = hu + blood.edema(lesion, scene.lesion_fields[subtype])
@@ -290,7 +325,7 @@ def _draw_inside(head: _Head, scene: _Scene, shares: Mapping[str, Float32Array],
     for subtype, amount in shares.items():
         hu = mix(hu, blood.blood_hu(head.lesions[subtype], lattice), amount)
     sheets = np.minimum(np.maximum(np.abs(f.midline) - 0.5, f.falx), np.abs(f.tentorium) - 0.5)
-    hu = mix(hu, b.dura_hu, share(sheets, edge_mm=0.8))
+    hu = mix(hu, b.dura_hu, share(sheets, edge_mm=0.8) * np.float32(b.sheets))
     hu = mix(hu, b.dura_hu, share(scene.depth - np.float32(_DURA_MM), edge_mm=0.8))
     hu = mix(hu, b.sinus_hu, share(f.sinus))
     hu = mix(hu, f.calcification_hu, share(f.calcification))
@@ -339,11 +374,7 @@ def _planes_through(box: Sequence[tuple[float, float]], step_mm: float) -> list[
 
 
 def _lattice_shares(head: _Head, lattice: Lattice, *, edge_mm: float) -> dict[str, Float32Array]:
-    p: Points = canonical_points(head.skull, lattice)
-    skull = skull_fields(head.skull, lattice, p)
-    lesion_fields = {s: blood.lesion_field(one, lattice, p, skull.cavity) for s, one in head.lesions.items()}
-    brain = brain_fields(head.brain, lattice, p, blood.pushed(head.lesions, p, skull.cavity, lesion_fields))
-    return _shares(head, _scene(head, skull, brain, lesion_fields), edge_mm=edge_mm)
+    return _shares(head, _scene_on(head, lattice, lambda field: field), edge_mm=edge_mm)
 
 
 def _with_volume(head: _Head, volume_ml: float) -> _Head:

@@ -4,156 +4,51 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 
 import numpy as np
 
-from triage_node.domain import SUBTYPES, Float32Array
-from triage_node.simulate.fields import Point, Points, WaveField, ellipsoid, join, share
+from triage_node.domain import Float32Array
+from triage_node.simulate.fields import Points, ellipsoid, join, share
 from triage_node.simulate.geometry import Lattice
+from triage_node.simulate.hemorrhages import (
+    EPIDURAL,
+    INTRAPARENCHYMAL,
+    INTRAVENTRICULAR,
+    SCALABLE,
+    SUBARACHNOID,
+    SUBDURAL,
+    Lesion,
+    is_chronic,
+    random_combination,
+    random_lesion,
+    resized,
+)
 
-EPIDURAL, INTRAPARENCHYMAL, INTRAVENTRICULAR, SUBARACHNOID, SUBDURAL = SUBTYPES
-SCALABLE = (INTRAPARENCHYMAL, SUBDURAL, EPIDURAL)
-"""Subtypes that can be brought to a requested volume."""
+__all__ = [
+    "EPIDURAL",
+    "INTRAPARENCHYMAL",
+    "INTRAVENTRICULAR",
+    "SCALABLE",
+    "SUBARACHNOID",
+    "SUBDURAL",
+    "Lesion",
+    "blood_distance",
+    "blood_hu",
+    "edema",
+    "is_chronic",
+    "lesion_field",
+    "pushed",
+    "random_combination",
+    "random_lesion",
+    "resized",
+]
+
 # Thinner tails are neither drawn nor labelled: nobody could see them on a 5 mm slice.
 _THINNEST_MM = 1.7
 _VAULT_MM = (66.0, 82.0, 77.0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lesion:
-    """One hemorrhage. What a number means depends on `subtype`; sizes are in mm, `site` in head coordinates."""
-
-    subtype: str
-    site: Point
-    """Centre (intraparenchymal), direction from the centre (extra-axial), or middle of the region (subarachnoid)."""
-    size_mm: float
-    """Mean radius, greatest thickness, or radius of the region."""
-    stretch: Point
-    """Relative radii; for extra-axial blood the half angles (about z, over the vertex) and nothing."""
-    hu: float
-    second_hu: float
-    """Of the older or upper part, where `kind` knows one."""
-    kind: str
-    push: float
-    """Mass effect: how much of its own volume the lesion moves aside."""
-    edema_mm: float
-    edema_hu: float
-    ripple: WaveField
-    texture: WaveField
-
-
-def random_lesion(subtype: str, rng: np.random.Generator) -> Lesion:
-    """A hemorrhage of `subtype` with sizes, densities and sites as they occur."""
-    draw = {
-        EPIDURAL: _epidural,
-        INTRAPARENCHYMAL: _intraparenchymal,
-        INTRAVENTRICULAR: _intraventricular,
-        SUBARACHNOID: _subarachnoid,
-        SUBDURAL: _subdural,
-    }
-    if subtype not in draw:
-        raise ValueError(f"no such subtype: {subtype}; one of {', '.join(draw)}")
-    blank = Lesion(
-        subtype=subtype,
-        site=(0, 0, 0),
-        size_mm=10,
-        stretch=(1, 1, 1),
-        hu=float(np.clip(rng.normal(61, 8), 42, 84)),
-        second_hu=rng.uniform(8, 30),
-        kind="acute",
-        push=rng.uniform(0.3, 0.9),
-        edema_mm=0,
-        edema_hu=0,
-        ripple=WaveField.random(rng, wavelength_mm=22, spread=0.4, waves=24),
-        texture=WaveField.random(rng, wavelength_mm=12, spread=0.6, waves=32),
-    )
-    return draw[subtype](blank, rng)
-
-
-def _intraparenchymal(blank: Lesion, rng: np.random.Generator) -> Lesion:
-    side = float(rng.choice([-1.0, 1.0]))
-    volume_ml = float(np.exp(rng.uniform(math.log(0.3), math.log(70))))
-    radius = (volume_ml * 1000 * 3 / (4 * math.pi)) ** (1 / 3)
-    deep, thalamus = (side * 27, rng.normal(0, 7), rng.normal(4, 4)), (side * 14, rng.normal(10, 4), rng.normal(6, 3))
-    turn = rng.uniform(0, 2 * math.pi)
-    reach = max(10.0, 0.8 * (62 - radius))
-    lobar = (side * max(12.0, reach * abs(math.sin(turn)) * 0.75), 4 + reach * math.cos(turn), rng.uniform(8, 48))
-    low = (side * rng.uniform(6, 30), rng.uniform(44, 56), rng.uniform(-40, -22))
-    stem = (rng.normal(0, 3), rng.normal(12, 2), rng.uniform(-36, -16))
-    sites = (
-        [deep, thalamus, lobar, low, stem] if radius < 10 else [deep, lobar, lobar, deep, low if radius < 16 else deep]
-    )
-    site = sites[int(rng.choice(5, p=[0.36, 0.16, 0.32, 0.1, 0.06]))]
-    return replace(
-        blank,
-        site=site,
-        size_mm=radius,
-        stretch=(rng.uniform(0.8, 1.1), rng.uniform(0.95, 1.35), rng.uniform(0.8, 1.15)),
-        kind="level" if rng.random() < 0.08 else "acute",
-        edema_mm=rng.uniform(2, 13) * min(1.0, radius / 12),
-        edema_hu=-rng.uniform(0, 14),
-    )
-
-
-def _intraventricular(blank: Lesion, rng: np.random.Generator) -> Lesion:
-    kind = str(rng.choice(["level", "cast", "focal"], p=[0.45, 0.3, 0.25]))
-    side = float(rng.choice([-1.0, 1.0]))
-    site = (side * 15, rng.uniform(-30, 40), 10.0) if kind == "focal" else (side * 15, rng.uniform(20, 44), 5.0)
-    return replace(
-        blank, site=site, size_mm=rng.uniform(8, 28), kind=kind, hu=float(np.clip(blank.hu - 5, 36, 74)), push=0.0
-    )
-
-
-def _subarachnoid(blank: Lesion, rng: np.random.Generator) -> Lesion:
-    kind = str(rng.choice(["cistern", "local", "diffuse"], p=[0.4, 0.35, 0.25]))
-    turn = rng.uniform(0, 2 * math.pi)
-    rind = (58 * math.sin(turn), 4 + 70 * math.cos(turn), rng.uniform(0, 45))
-    site, size = {
-        "cistern": ((rng.normal(0, 12), -8.0, -20.0), rng.uniform(24, 45)),
-        "local": (rind, rng.uniform(16, 34)),
-        "diffuse": ((rng.normal(0, 10), -5.0, -8.0), rng.uniform(55, 85)),
-    }[kind]
-    return replace(blank, site=site, size_mm=size, kind=kind, hu=float(np.clip(blank.hu - 4, 42, 72)), push=0.0)
-
-
-def _subdural(blank: Lesion, rng: np.random.Generator) -> Lesion:
-    kind = str(rng.choice(["acute", "chronic", "mixed", "layered"], p=[0.58, 0.14, 0.16, 0.12]))
-    if kind == "acute" and rng.random() < 0.15:
-        kind = "falx"
-    side = float(rng.choice([-1.0, 1.0]))
-    turn = math.radians(rng.uniform(35, 135))
-    return replace(
-        blank,
-        site=(side * math.sin(turn), -math.cos(turn), rng.uniform(0.05, 0.7)),
-        size_mm=rng.uniform(2, 5) if kind == "falx" else rng.uniform(3, 18),
-        stretch=(math.radians(rng.uniform(28, 95)), math.radians(rng.uniform(28, 60)), 1),
-        kind=kind,
-        push=rng.uniform(0.5, 1.0),
-    )
-
-
-def _epidural(blank: Lesion, rng: np.random.Generator) -> Lesion:
-    side = float(rng.choice([-1.0, 1.0]))
-    turn = math.radians(rng.uniform(30, 150))
-    half_angle = math.radians(rng.uniform(16, 34))
-    return replace(
-        blank,
-        site=(side * math.sin(turn), -math.cos(turn), rng.uniform(-0.15, 0.6)),
-        size_mm=float(min(rng.uniform(5, 28), 60 * half_angle * 0.8)),
-        stretch=(half_angle, half_angle * rng.uniform(0.8, 1.15), 1),
-        kind="mixed" if rng.random() < 0.2 else "acute",
-        second_hu=rng.uniform(32, 45),
-        push=rng.uniform(0.6, 1.0),
-    )
-
-
-def resized(lesion: Lesion, factor: float) -> Lesion:
-    """The same lesion with its size (radius or thickness) times `factor`."""
-    return replace(lesion, size_mm=lesion.size_mm * factor)
-
-
-# ---------------------------------------------------------------- on a lattice
+# Blood in the subarachnoid space nearer to the inner table than this cannot be told from bone and dura.
+_UNDER_DURA_MM = 1.5
+_MOST_SHIFT_MM = 12.0
 
 
 def lesion_field(lesion: Lesion, lattice: Lattice, p: Points, cavity: Float32Array) -> Float32Array:
@@ -161,24 +56,60 @@ def lesion_field(lesion: Lesion, lattice: Lattice, p: Points, cavity: Float32Arr
 
     Extra-axial: its thickness over this point of the inner table. Others: distance to its body or region.
     """
+    if lesion.kind == "falx":
+        wide = lesion.stretch[0]
+        return ellipsoid((np.zeros_like(p[0]), p[1], p[2]), (0, *lesion.site[1:]), (99, wide, 0.8 * wide))
     if lesion.subtype in (SUBDURAL, EPIDURAL):
-        return _thickness(lesion, lattice, p)
+        layers = [_layer(piece, lattice, p, cavity) for piece in lesion.pieces if piece.kind != "falx"]
+        return np.asarray(np.maximum.reduce(layers), np.float32)
     if lesion.subtype == INTRAPARENCHYMAL:
         return _body(lesion, lattice, p, cavity)
-    if lesion.subtype == INTRAVENTRICULAR and lesion.kind == "level":
-        level = lesion.site[1] - p[1] + np.float32(2.5) * lesion.ripple.on(lattice)
-        return np.asarray(level - np.float32(0.25) * np.minimum(p[2], 0), np.float32)
-    if lesion.kind == "cast":
-        return np.asarray(-10 - p[0] * math.copysign(0.8, lesion.site[0]) + 6 * lesion.ripple.on(lattice), np.float32)
-    region = ellipsoid(p, lesion.site, (lesion.size_mm, lesion.size_mm * 1.2, lesion.size_mm))
-    return np.asarray(region + 0.15 * lesion.size_mm * lesion.ripple.on(lattice), np.float32)
+    if lesion.subtype == SUBARACHNOID:
+        return np.asarray(_foci(lesion, p, softness_mm=4) + 3 * lesion.ripple.on(lattice), np.float32)
+    return _part_of_ventricles(lesion, lattice, p)
+
+
+def _foci(lesion: Lesion, p: Points, *, softness_mm: float) -> Float32Array:
+    """Distance to the ellipsoids of a lesion."""
+    size = lesion.size_mm
+    bodies = []
+    for focus in lesion.foci:
+        x, y, z = (c + size * o for c, o in zip(lesion.site, focus.offset, strict=True))
+        rx, ry, rz = (size * r for r in focus.radii)
+        bodies.append(ellipsoid(p, (x, y, z), (rx, ry, rz)))
+    return join(*bodies, softness_mm=softness_mm)
 
 
 def _body(lesion: Lesion, lattice: Lattice, p: Points, cavity: Float32Array) -> Float32Array:
-    r = lesion.size_mm
-    body = ellipsoid(p, lesion.site, (r * lesion.stretch[0], r * lesion.stretch[1], r * lesion.stretch[2]))
-    body = np.asarray(body + 0.1 * r * lesion.ripple.on(lattice), np.float32)
-    return -join(-body, -(cavity + np.float32(3.0)), softness_mm=2.0)
+    """Lobes with an uneven edge, inside the brain; a contusion comes up to its surface."""
+    body = _foci(lesion, p, softness_mm=min(6.0, 0.4 * lesion.size_mm))
+    body = np.asarray(body + min(2.5, 0.12 * lesion.size_mm) * lesion.ripple.on(lattice), np.float32)
+    margin = 1.8 if lesion.kind == "contusion" else 3.0
+    return -join(-body, -(cavity + np.float32(margin)), softness_mm=2.0)
+
+
+def _part_of_ventricles(lesion: Lesion, lattice: Lattice, p: Points) -> Float32Array:
+    """Below a level, on one side, or near a point."""
+    ripple = lesion.ripple.on(lattice)
+    own_side = p[0] * np.float32(math.copysign(1.0, lesion.site[0]))
+    if lesion.kind in ("level", "horn"):
+        behind = lesion.site[1] - p[1] + np.float32(2.0) * ripple - np.float32(0.25) * np.minimum(p[2], 0)
+        if lesion.kind == "horn":
+            return np.asarray(np.maximum(behind, 4 - own_side), np.float32)
+        return np.asarray(behind - np.float32(lesion.site[2]) * p[0], np.float32)
+    if lesion.kind == "cast":
+        return np.asarray(-10 - np.float32(0.8) * own_side + 6 * ripple, np.float32)
+    region = ellipsoid(p, lesion.site, (lesion.size_mm, lesion.size_mm * 1.2, lesion.size_mm))
+    return np.asarray(region + 0.15 * lesion.size_mm * ripple, np.float32)
+
+
+# ---------------------------------------------------------------- extra-axial
+
+
+def _layer(lesion: Lesion, lattice: Lattice, p: Points, cavity: Float32Array) -> Float32Array:
+    if lesion.kind == "tentorium":
+        return _on_tentorium(lesion, p, cavity)
+    return _thickness(lesion, lattice, p)
 
 
 def _thickness(lesion: Lesion, lattice: Lattice, p: Points) -> Float32Array:
@@ -190,13 +121,40 @@ def _thickness(lesion: Lesion, lattice: Lattice, p: Points) -> Float32Array:
     over = np.arcsin(np.clip(u[2] / norm, -1, 1)) - math.asin(lesion.site[2] / math.hypot(1, lesion.site[2]))
     off = (about_z / lesion.stretch[0]) ** 2 + (over / lesion.stretch[1]) ** 2
     if lesion.subtype == SUBDURAL:
-        profile = np.sqrt(np.clip(1 - off, 0, 1)) * (1 + 0.12 * lesion.ripple.on(lattice))
-        profile = profile * np.clip((norm - 0.62) / 0.1, 0, 1)
+        profile = np.clip(1 - off, 0, 1) ** np.float32(lesion.taper) * (1 + 0.12 * lesion.ripple.on(lattice))
     else:
-        profile = np.clip(1 - off, -0.5, 1) * (1 + 0.06 * lesion.ripple.on(lattice))
+        profile = np.clip(1 - off, -0.5, 1) * (1 + 0.06 * lesion.ripple.on(lattice)) * _between_sutures(lesion, p)
     side = p[0] * math.copysign(1.0, lesion.site[0])
-    thickness = lesion.size_mm * profile * np.clip(side / 5, 0, 1) * np.clip((p[2] + 16) / 8, 0, 1)
+    # the depth is that below the nearest bone: only under the vault, and not along the wing and the orbit roof
+    under_vault = np.clip((norm - (1 - (lesion.size_mm + 10) / _VAULT_MM[0])) / 0.06, 0, 1)
+    above_base = np.clip((p[2] + 16 + 14 * np.clip((side - 35) / 15, 0, 1)) / 8, 0, 1)
+    thickness = lesion.size_mm * profile * np.clip(side / 5, 0, 1) * above_base * under_vault
     return np.asarray(thickness - 6 * np.clip(_THINNEST_MM - thickness, 0, _THINNEST_MM), np.float32)
+
+
+def _between_sutures(lesion: Lesion, p: Points) -> Float32Array:
+    """0 beyond the coronal and lambdoid sutures of the bone on which the lens lies, 1 from 8 mm before them (skull)."""
+    _, y, z = p
+    side = np.abs(p[0])
+    x0, y0, z0 = (a * r for a, r in zip(lesion.site, _VAULT_MM, strict=True))
+    coronal, its_own = y + 14 + 0.25 * (z - 60), y0 + 14 + 0.25 * (z0 - 60)
+    lambdoid, its_other = y - 74 + 0.42 * side + 0.3 * (z - 30), y0 - 74 + 0.42 * abs(x0) + 0.3 * (z0 - 30)
+    before = np.minimum(coronal * math.copysign(1, its_own), lambdoid * math.copysign(1, its_other))
+    # the vault below the ends of these sutures is one bone to a lens
+    return np.asarray(np.clip(np.maximum(before, 4 - z) / 8, 0, 1), np.float32)
+
+
+def _on_tentorium(lesion: Lesion, p: Points, cavity: Float32Array) -> Float32Array:
+    """Depth less the distance to a sheet of blood on the tentorium of one side, so that both meet in the sheet."""
+    x, y, z = p
+    side = x * math.copysign(1.0, lesion.site[0])
+    height = 12 - np.float32(0.42) * side - np.float32(0.22) * np.maximum(y - 22, 0) - np.float32(0.1) * side**2 / 60
+    middle = height + np.float32(lesion.size_mm / 2)
+    sheet = np.abs(z - middle) * np.float32(0.88) - np.float32(lesion.size_mm / 2)
+    notch = ellipsoid((x, y, np.zeros_like(y)), (0, 6, 0), (20, 34, 99))
+    reach = np.maximum(np.maximum(-notch, 2 - side), 10 + 0.3 * side - y)
+    distance = np.maximum(sheet, reach)
+    return np.asarray(-cavity - distance - 8 * np.maximum(distance - 3, 0), np.float32)
 
 
 def blood_distance(
@@ -212,33 +170,53 @@ def blood_distance(
     """Distance to the blood, mm, negative inside, from its field and the spaces that bound it."""
     if lesion.subtype in (SUBDURAL, EPIDURAL):
         if lesion.kind == "falx":
-            beside = np.abs(midline - math.copysign(lesion.size_mm / 2, lesion.site[0])) - np.float32(
-                lesion.size_mm / 2
-            )
-            return np.asarray(np.maximum(np.maximum(beside, falx + 2), 1 - depth), np.float32)
-        return np.asarray(np.maximum(depth - field, np.float32(0.3) - depth), np.float32)
+            return np.maximum(_on_falx(lesion, depth=depth, midline=midline, falx=falx), field)
+        layers = np.asarray(np.maximum(depth - field, np.float32(0.3) - depth), np.float32)
+        beside = [_on_falx(one, depth=depth, midline=midline, falx=falx) for one in lesion.also if one.kind == "falx"]
+        return join(layers, *beside)
     if lesion.subtype == INTRAVENTRICULAR:
-        return np.asarray(np.maximum(ventricle, field), np.float32)
+        return np.asarray(np.maximum(ventricle - np.float32(lesion.swell_mm), field), np.float32)
     if lesion.subtype == SUBARACHNOID:
-        return np.asarray(np.maximum(fluid, field), np.float32)
+        filled = np.maximum(fluid - np.float32(lesion.swell_mm), np.float32(_UNDER_DURA_MM) - depth)
+        return np.asarray(np.maximum(filled, field), np.float32)
     return field
+
+
+def _on_falx(lesion: Lesion, *, depth: Float32Array, midline: Float32Array, falx: Float32Array) -> Float32Array:
+    """A sheet on one side of the falx, not below its free edge."""
+    half = np.float32(lesion.size_mm / 2)
+    beside = np.abs(midline - np.float32(math.copysign(half, lesion.site[0]))) - half
+    return np.asarray(np.maximum(np.maximum(beside, falx + 2), 1 - depth), np.float32)
+
+
+# ---------------------------------------------------------------- density
 
 
 def blood_hu(lesion: Lesion, lattice: Lattice) -> Float32Array:
     """(rows, columns) float32: the density of the blood at every point of a lattice in the head frame."""
+    hu = _piece_hu(lesion, lattice)
+    for piece in lesion.also:
+        if piece.site[0] * lesion.site[0] < 0:
+            other_side = lattice.points()[0] * np.float32(piece.site[0]) > 0
+            hu = np.where(other_side, _piece_hu(piece, lattice), hu)
+    return hu
+
+
+def _piece_hu(lesion: Lesion, lattice: Lattice) -> Float32Array:
     texture = lesion.texture.on(lattice)
-    hu = np.float32(lesion.hu) + 2.5 * texture
+    old, new = np.float32(lesion.second_hu), np.float32(lesion.hu) + np.float32(2.5) * texture
     if lesion.kind == "chronic":
-        return np.asarray(lesion.second_hu + 1.5 * texture, np.float32)
+        return np.asarray(old + np.float32(1.5) * texture, np.float32)
     if lesion.kind == "mixed":
-        fresh = np.clip(0.5 + 1.2 * lesion.ripple.on(lattice), 0, 1)
-        return np.asarray(lesion.second_hu + fresh * (hu - lesion.second_hu), np.float32)
-    if lesion.kind in ("layered", "level") and lesion.subtype in (SUBDURAL, INTRAPARENCHYMAL):
+        fresh = np.clip(lesion.fresh + 0.28 * lesion.ripple.on(lattice) + 0.12 * texture, 0, 1)
+        return np.asarray(old + fresh * (new - old), np.float32)
+    if lesion.kind == "layered" or (lesion.kind == "level" and lesion.subtype == INTRAPARENCHYMAL):
         y = lattice.points()[1]
-        middle = 0.0 if lesion.subtype == SUBDURAL else lesion.site[1]
-        heavy = np.clip(0.5 + (y - middle) / (24 if lesion.subtype == SUBDURAL else 3), 0, 1)
-        return np.asarray(lesion.second_hu + heavy * (hu - lesion.second_hu), np.float32)
-    return np.asarray(hu, np.float32)
+        middle, blurred = (82 * lesion.site[1], 14) if lesion.kind == "layered" else (lesion.site[1], 3)
+        middle += (0.5 - lesion.fresh) * 40 if lesion.kind == "layered" else 0
+        heavy = np.clip(0.5 + (y - middle) / blurred, 0, 1)
+        return np.asarray(old + heavy * (new - old), np.float32)
+    return new
 
 
 def edema(lesion: Lesion, field: Float32Array) -> Float32Array:
@@ -256,25 +234,39 @@ def pushed(
 ) -> Points:
     """Where the brain at `p` would be without the lesions: the point at which to evaluate its anatomy."""
     for subtype, lesion in lesions.items():
-        if lesion.push and subtype == INTRAPARENCHYMAL:
+        if subtype == INTRAPARENCHYMAL:
             p = _pushed_from(lesion, p, cavity)
-        elif lesion.push and lesion.kind != "falx":
+        elif lesion.push:
             p = _pushed_inward(lesion, p, cavity, fields[subtype])
     return p
 
 
 def _pushed_from(lesion: Lesion, p: Points, cavity: Float32Array) -> Points:
     """Volume keeping: a shell at radius r came from (r^3 - push R^3)^(1/3); nothing moves at the skull."""
-    rel = [a - np.float32(c) for a, c in zip(p, lesion.site, strict=True)]
-    r = np.sqrt(rel[0] ** 2 + rel[1] ** 2 + rel[2] ** 2 + np.float32(0.01))
-    before = np.cbrt(np.maximum(r**3 - np.float32(lesion.push * lesion.size_mm**3), 0))
-    shrink = (before / r - 1) * np.clip(-cavity / 18, 0, 1)
-    x, y, z = (a + d * shrink for a, d in zip(p, rel, strict=True))
-    return x, y, z
+    fixed = np.clip(-cavity / 18, 0, 1)
+    for focus in lesion.foci:
+        cubed = np.float32(lesion.push * lesion.size_mm**3 * math.prod(focus.radii))
+        rel = [a - np.float32(c + lesion.size_mm * o) for a, c, o in zip(p, lesion.site, focus.offset, strict=True)]
+        r = np.sqrt(rel[0] ** 2 + rel[1] ** 2 + rel[2] ** 2 + np.float32(0.01))
+        shrink = (np.cbrt(np.maximum(r**3 - cubed, 0)) / r - 1) * fixed
+        x, y, z = (a + d * shrink for a, d in zip(p, rel, strict=True))
+        p = x, y, z
+    return p
 
 
 def _pushed_inward(lesion: Lesion, p: Points, cavity: Float32Array, thickness: Float32Array) -> Points:
-    radius = np.sqrt(p[0] ** 2 + p[1] ** 2 + p[2] ** 2 + np.float32(1.0))
-    layer = np.maximum(thickness, 0)
-    moved = 1 + lesion.push * layer * np.exp(-np.maximum(-cavity - layer, 0) / 38) * np.minimum(radius / 30, 1) / radius
-    return p[0] * moved, p[1] * moved, p[2] * moved
+    """The brain under the layer gives way to it, and the whole brain above the tentorium moves to the other side."""
+    x, y, z = p
+    radius = np.sqrt(x**2 + y**2 + z**2 + np.float32(1.0))
+    layer = np.clip(thickness, 0, np.float32(1.4 * lesion.size_mm))
+    below = np.maximum(-cavity - layer, 0)
+    moved = 1 + lesion.push * layer * np.exp(-below / 25) * np.minimum(radius / 30, 1) / radius
+    aside = np.clip(below / 30, 0, 1) * np.clip((z + 45) / 30, 0, 1)
+    shift = sum(math.copysign(_shift_mm(piece), piece.site[0]) for piece in lesion.pieces)
+    return x * moved + np.float32(shift) * aside, y * moved, z * moved
+
+
+def _shift_mm(lesion: Lesion) -> float:
+    """Of the midline, away from a layer: up to about half its thickness where it is wide."""
+    wide = min(1.0, math.sqrt(lesion.stretch[0] * lesion.stretch[1]) / 0.9)
+    return min(_MOST_SHIFT_MM, 0.55 * lesion.push * lesion.size_mm * wide)

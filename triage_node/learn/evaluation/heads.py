@@ -1,0 +1,132 @@
+"""Whole heads with a mask of the truth: what they are, and what the node says of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from triage_node.domain import CLASSES, SUBTYPES, Float32Array, Prediction, UInt8Array, Volume
+from triage_node.infer.measure import volumes_ml
+from triage_node.infer.predict import Predictor
+from triage_node.learn.dataset import as_volume
+from triage_node.learn.evaluation.judgement import Judgement, SliceJudgements
+from triage_node.learn.evaluation.overlap import Overlap, pixel_counts
+from triage_node.learn.heldout import SeriesSettings, draw_series, frozen_settings, series_geometry
+from triage_node.learn.pool import PRESENT_MM2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One head and the truth."""
+
+    volume: Volume
+    truth: UInt8Array
+    """(slices, rows, columns) uint8: 0, or 1 + index in SUBTYPES."""
+    name: str = ""
+    told: tuple[str, ...] = CLASSES
+    """The classes that the truth speaks of; labels of a truth that tells only "any" have no subtype."""
+    note: str | None = None
+
+    @property
+    def areas_mm2(self) -> Float32Array:
+        """(slices, 6) float32 in the order of CLASSES."""
+        pixel_mm2 = self.volume.pixel_spacing_mm[0] * self.volume.pixel_spacing_mm[1]
+        by_label = np.stack([(self.truth == label).sum(axis=(1, 2)) for label in range(1, 1 + len(SUBTYPES))], axis=1)
+        areas = np.concatenate([by_label.sum(axis=1, keepdims=True), by_label], axis=1) * pixel_mm2
+        return np.asarray(areas, np.float32)
+
+
+def judge_head(prediction: Prediction, case: Case) -> Judgement:
+    """What the node says of one head, beside the truth.
+
+    A slice shows a class from PRESENT_MM2 on and a head where one of its slices does; between nothing and that neither
+    is counted.
+    """
+    areas = case.areas_mm2
+    present, absent, told = areas >= PRESENT_MM2, areas == 0, _columns(case.told)
+    shown, nowhere = np.any(present, axis=0), np.all(absent, axis=0)
+    return Judgement(
+        name=case.name,
+        scores=prediction.probabilities,
+        labels={
+            name: bool(shown[k]) if told[k] and (shown[k] or nowhere[k]) else None for k, name in enumerate(CLASSES)
+        },
+        overlaps=_overlaps(prediction, case),
+        slices=SliceJudgements(
+            scores=prediction.slice_probabilities,
+            given=_columns([name for name in CLASSES if prediction.probabilities[name] is not None]),
+            present=present,
+            known=(present | absent) & told,
+        ),
+        note=case.note,
+    )
+
+
+def iterate_simulated(folder: Path, *, count: int, tuning: bool = False) -> Iterator[Case]:
+    """The first of the frozen simulated series, one at a time; rendered once and kept in `folder`.
+
+    `tuning`: those on which calibration and thresholds are chosen, not those on which figures are told.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = frozen_settings()
+    numbers = tqdm(range(count), desc="tuning series" if tuning else "test series", unit="head")
+    return (_simulated_case(folder, settings, number, tuning) for number in numbers)
+
+
+def negative_case(volume: Volume) -> Case:
+    """A real head that is known to show no hemorrhage."""
+    return Case(volume=volume, truth=np.zeros(volume.hu.shape, np.uint8))
+
+
+def evaluate_negative(predictor: Predictor, case: Case) -> dict[str, Any]:
+    """What is falsely seen in a real head without hemorrhage."""
+    prediction = predictor.predict(case.volume)
+    seen = predictor.seen_mask(predictor.examine(case.volume), case.volume)
+    return {
+        "slices": len(prediction.slice_probabilities),
+        "probabilities": dict(prediction.probabilities),
+        "slices_at_or_above_0.5": int((prediction.slice_probabilities[:, 0] >= 0.5).sum()),
+        "false_volume_ml": dict(prediction.volumes_ml),
+        "false_volume_without_series_gate_ml": None if seen is None else volumes_ml(seen, case.volume),
+    }
+
+
+# ---------------------------------------------------------------- steps
+
+
+def _columns(names: Sequence[str]) -> NDArray[np.bool_]:
+    return np.array([name in names for name in CLASSES])
+
+
+def _overlaps(prediction: Prediction, case: Case) -> dict[str, Overlap]:
+    """By class that both the bundle and the truth tell of; empty for a bundle without masks."""
+    if prediction.mask is None:
+        return {}
+    true_ml = volumes_ml(case.truth, case.volume)
+    overlaps = {}
+    for name in case.told:
+        if (seen_ml := prediction.volumes_ml[name]) is not None:
+            both, seen, true = pixel_counts(prediction.mask, case.truth, name)
+            overlaps[name] = Overlap(both_px=both, seen_px=seen, true_px=true, seen_ml=seen_ml, true_ml=true_ml[name])
+    return overlaps
+
+
+def _simulated_case(folder: Path, settings: SeriesSettings, number: int, tuning: bool) -> Case:
+    name = f"{'tuning' if tuning else 'test'}-{number:03d}"
+    kept = folder / name
+    if not kept.exists():
+        head, volume = draw_series(settings, number, tuning=tuning)
+        part = folder / f"part-{name}"
+        part.mkdir(exist_ok=True)
+        np.save(part / "hu.npy", head.hu)
+        np.save(part / "truth.npy", head.truth)
+        part.rename(kept)
+        return Case(volume=volume, truth=head.truth, name=name)
+    volume = as_volume(np.load(kept / "hu.npy"), series_geometry(settings, number, tuning=tuning))
+    return Case(volume=volume, truth=np.load(kept / "truth.npy"), name=name)

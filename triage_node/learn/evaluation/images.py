@@ -1,0 +1,23 @@
+"""Pictures with labels: each is a series of one slice to the node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from triage_node.errors import UsageError
+from triage_node.infer.predict import Predictor
+from triage_node.learn.evaluation.judgement import Failure, Judgement
+from triage_node.learn.evaluation.labels import Label
+from triage_node.picture import picture_volume, read_picture
+
+
+def judge_pictures(predictor: Predictor, labels: list[Label]) -> Iterator[Judgement | Failure]:
+    """One by one, in their order; a file that cannot be read is a Failure."""
+    for label in labels:
+        try:
+            volume = picture_volume(read_picture(label.path))
+        except UsageError as error:
+            reason = str(error) if label.path.is_file() else "no such file"
+            yield Failure(name=label.name, reason=reason)
+            continue
+        yield Judgement(name=label.name, scores=predictor.predict(volume).probabilities, labels=label.classes)

@@ -1,0 +1,167 @@
+"""NIfTI images and masks as Volumes. NIfTI is RAS (x to the right), the node LPS; nibabel is in the `train` extra."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triage_node.domain import Float64Array, Int16Array, Volume
+from triage_node.errors import UsageError
+from triage_node.transforms import PADDING_HU
+
+_RAS_TO_LPS: Final = np.diag([-1.0, -1.0, 1.0, 1.0])
+_SHEAR_DEG: Final = 0.5
+"""From here on slices would shift by half a pixel and more in 50 mm."""
+_GRID_TOLERANCE: Final = 0.25
+"""Of a voxel: mask and image are on the same grid."""
+_READ_ERRORS: Final = (OSError, ValueError, EOFError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """A file as it is: voxels (i, j, k) and where they are."""
+
+    values: NDArray[Any]
+    to_lps: Float64Array
+    """(4, 4) float64: voxel index to LPS mm."""
+
+
+def nifti_volume(path: Path) -> Volume:
+    """A CT in HU, its voxels turned and mirrored, not resampled: feet to head, rows to posterior, columns to the left.
+
+    Raises UsageError for what is no three-dimensional image with an orientation, and for a sheared one.
+    """
+    stored = _read(path)
+    axes = stored.to_lps[:3, :3]
+    steps_mm = np.linalg.norm(axes, axis=0)
+    directions = axes / steps_mm
+    _require_no_shear(directions)
+    order = _axes_by_direction(directions)
+    signs = [
+        1.0 if directions[direction, axis] >= 0 else -1.0 for direction, axis in zip((2, 1, 0), order, strict=True)
+    ]
+    turned = _turned(stored.values, order, signs)
+    corner = np.array([0.0, 0.0, 0.0, 1.0])
+    for axis, sign in zip(order, signs, strict=True):
+        corner[axis] = 0.0 if sign > 0 else stored.values.shape[axis] - 1
+    along_slices, along_rows, along_columns = (
+        sign * directions[:, axis] for axis, sign in zip(order, signs, strict=True)
+    )
+    first_mm, step_mm = (stored.to_lps @ corner)[:3], float(steps_mm[order[0]])
+    return Volume(
+        hu=_hounsfield(turned),
+        sop_uids=(),
+        paths=(),
+        positions_mm=first_mm + step_mm * np.arange(len(turned))[:, None] * along_slices,
+        orientation=np.stack([along_columns, along_rows]),
+        pixel_spacing_mm=(float(steps_mm[order[1]]), float(steps_mm[order[2]])),
+        weights_mm=np.full(len(turned), step_mm),
+        tilt_deg=0.0,
+        header={},
+    )
+
+
+def nifti_labels(path: Path, volume: Volume) -> NDArray[np.int64]:
+    """(slices, rows, columns) int64 label of each pixel of `volume`, from a mask whose voxels are those of the image.
+
+    Raises UsageError where they are not, or the mask holds other than whole numbers.
+    """
+    stored = _read(path)
+    labels = np.rint(stored.values).astype(np.int64)
+    if not np.array_equal(labels, stored.values):
+        raise UsageError(f"{path.name}: holds other than whole numbers, so it is no mask")
+    turned = _on_grid_of(volume, labels, np.linalg.inv(stored.to_lps))
+    if turned is None:
+        raise UsageError(f"{path.name}: the mask is not on the grid of the image")
+    return turned
+
+
+# ---------------------------------------------------------------- reading
+
+
+def _read(path: Path) -> Stored:
+    try:
+        import nibabel
+    except ImportError as error:
+        raise UsageError("NIfTI files need nibabel: pip install 'triage-node[train]'") from error
+    try:
+        image = nibabel.Nifti1Image.from_filename(path)
+        values = np.asarray(image.dataobj)
+    except (*_READ_ERRORS, nibabel.filebasedimages.ImageFileError) as error:
+        raise UsageError(f"{path.name}: cannot be read as NIfTI") from error
+    values = values.reshape(values.shape[:3]) if values.ndim > 3 and set(values.shape[3:]) == {1} else values
+    if values.ndim != 3 or 0 in values.shape:
+        raise UsageError(f"{path.name}: is no stack of slices: its shape is {values.shape}")
+    if not (image.header["sform_code"] or image.header["qform_code"]):
+        raise UsageError(f"{path.name}: has no orientation (sform and qform are unset)")
+    return Stored(values=values, to_lps=_RAS_TO_LPS @ np.asarray(image.affine, np.float64))
+
+
+def _hounsfield(values: NDArray[Any]) -> Int16Array:
+    known = np.nan_to_num(values.astype(np.float32), nan=PADDING_HU)
+    hu: Int16Array = np.rint(np.clip(known, PADDING_HU, np.iinfo(np.int16).max)).astype(np.int16)
+    return hu
+
+
+# ---------------------------------------------------------------- axes
+
+
+def _require_no_shear(directions: Float64Array) -> None:
+    cosines = np.abs(directions.T @ directions - np.eye(3))
+    shear_deg = float(np.degrees(np.arcsin(min(1.0, cosines.max()))))
+    if shear_deg > _SHEAR_DEG:
+        raise UsageError(
+            f"the axes of the image are {shear_deg:.1f} degrees off a right angle (gantry tilt); give the DICOM series"
+        )
+
+
+def _axes_by_direction(directions: Float64Array) -> tuple[int, int, int]:
+    """Which voxel axis runs along z, y and x, as far as one does."""
+    along_z = int(np.abs(directions[2]).argmax())
+    others = [axis for axis in range(3) if axis != along_z]
+    along_y = max(others, key=lambda axis: abs(directions[1, axis]))
+    return along_z, along_y, 3 - along_z - along_y
+
+
+def _turned(values: NDArray[Any], order: tuple[int, ...], signs: list[float]) -> NDArray[Any]:
+    turned = values.transpose(order)
+    return turned[tuple(slice(None, None, 1 if sign > 0 else -1) for sign in signs)]
+
+
+def _on_grid_of(volume: Volume, values: NDArray[np.int64], to_index: NDArray[np.floating]) -> NDArray[np.int64] | None:
+    """`values` turned so that they lie on the pixels of `volume`; None where no turn does that.
+
+    `to_index` (4, 4) brings LPS mm to an index of `values`. Slices may be tilted, not unevenly spaced.
+    """
+    slices, rows, columns = volume.hu.shape
+    row_step, column_step = (
+        volume.orientation[::-1] * np.array(volume.pixel_spacing_mm)[:, None]
+    )  # to the next row, to the next column
+    first = _indices(volume.positions_mm, to_index)
+    last = _indices(volume.positions_mm + (rows - 1) * row_step + (columns - 1) * column_step, to_index)
+    along_i, along_j = to_index[:3, :3] @ row_step, to_index[:3, :3] @ column_step
+    along_k = (first[-1] - first[0]) / (slices - 1) if slices > 1 else np.cross(along_i, along_j)
+    turn = np.rint(np.stack([along_k, along_i, along_j]))
+    if not (np.abs(turn).sum(axis=0) == 1).all() or not (np.abs(turn).sum(axis=1) == 1).all():
+        return None
+    order = tuple(int(axis) for axis in np.abs(turn).argmax(axis=1))
+    turned = _turned(values, order, [float(row.sum()) for row in turn])
+    if turned.shape != volume.hu.shape:
+        return None
+    corner = np.where(turn.sum(axis=0) < 0, np.array(values.shape) - 1, 0)
+    expected = corner + np.arange(slices)[:, None] * turn[0]
+    off = max(
+        np.abs(first - expected).max(),
+        np.abs(last - expected - (rows - 1) * turn[1] - (columns - 1) * turn[2]).max(),
+    )
+    return turned if off <= _GRID_TOLERANCE else None
+
+
+def _indices(points_mm: Float64Array, to_index: NDArray[np.floating]) -> Float64Array:
+    """(points, 3) LPS mm to (points, 3) voxel indices."""
+    indices: Float64Array = points_mm @ to_index[:3, :3].T + to_index[:3, 3]
+    return indices

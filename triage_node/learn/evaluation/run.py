@@ -1,0 +1,88 @@
+"""One evaluation from beginning to end: `triage-node evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from triage_node.errors import UsageError
+from triage_node.infer.bundle import find_bundle
+from triage_node.infer.predict import Predictor
+from triage_node.learn.evaluation.heads import Case, iterate_simulated, judge_head
+from triage_node.learn.evaluation.images import judge_pictures
+from triage_node.learn.evaluation.judgement import Failure, Judgement
+from triage_node.learn.evaluation.labels import Label, read_labels
+from triage_node.learn.evaluation.report import summarize
+from triage_node.learn.evaluation.volumes import OWN_LABELS, find_series, parse_mask_labels, read_case
+
+KINDS = ("images", "volumes", "simulated")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What to evaluate on what."""
+
+    kind: str
+    """One of KINDS."""
+    root: Path
+    labels: Path | None = None
+    bundle: str = "default"
+    device: str = "auto"
+    prevalence: float = 0.1
+    mask_labels: str | None = None
+    heads: int = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The figures, and what they are of."""
+
+    report: dict[str, Any]
+    """The JSON of `triage-node evaluate`; described in docs/evaluation.md."""
+    judgements: Sequence[Judgement]
+
+
+def evaluate(question: Question) -> Evaluation:
+    """Judge every case; progress goes to stderr. UsageError where labels are wrong or nothing could be read."""
+    if not 0 < question.prevalence < 1:
+        raise UsageError("the prevalence lies between 0 and 1")
+    labels = _labels(question)
+    predictor = Predictor(find_bundle(question.bundle), question.device)
+    answers = list(_answers(question, labels, predictor))
+    judgements = [answer for answer in answers if isinstance(answer, Judgement)]
+    failures = [answer for answer in answers if isinstance(answer, Failure)]
+    if not judgements:
+        raise UsageError(f"{question.root}: nothing could be read; the first: {failures[0].name}: {failures[0].reason}")
+    report = {
+        "bundle": asdict(predictor.bundle.ref),
+        "dataset": {"kind": question.kind, "judged": len(judgements), "failed": len(failures)},
+        **summarize(judgements, failures, prevalence=question.prevalence),
+    }
+    return Evaluation(report=report, judgements=judgements)
+
+
+def _labels(question: Question) -> list[Label]:
+    if question.kind == "images" and question.labels is None:
+        raise UsageError("pictures need --labels, a CSV file with the columns file and any")
+    return read_labels(question.labels, question.root) if question.labels else []
+
+
+def _answers(question: Question, labels: list[Label], predictor: Predictor) -> Iterator[Judgement | Failure]:
+    if question.kind == "images":
+        yield from tqdm(judge_pictures(predictor, labels), total=len(labels), desc="pictures", unit="picture")
+        return
+    for case in _cases(question, labels):
+        yield judge_head(predictor.predict(case.volume), case) if isinstance(case, Case) else case
+
+
+def _cases(question: Question, labels: list[Label]) -> Iterator[Case | Failure]:
+    if question.kind == "simulated":
+        yield from iterate_simulated(question.root, count=question.heads)
+        return
+    meaning = parse_mask_labels(question.mask_labels) if question.mask_labels else OWN_LABELS
+    for series in tqdm(find_series(question.root), desc="volumes", unit="series"):
+        yield read_case(series, labels, meaning)

@@ -1,0 +1,111 @@
+"""One experiment is one TOML file: its keys are the fields of TrainConfig, its tables the configs nested in it."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from triage_node.errors import ConfigError
+from triage_node.learn.augment import AugmentConfig
+from triage_node.learn.losses import LossWeights
+from triage_node.learn.pool import PoolConfig
+from triage_node.networks import TriageNetConfig
+from triage_node.transforms import Grid
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One run. Paths are relative to the file."""
+
+    shards: Path
+    """Folder that dataset.render_shards fills, perhaps while training runs."""
+    run: Path
+    """Folder of the checkpoint, the record and the curves."""
+    steps: int
+    validation: Path | None = None
+    """Folder of shards that training never sees; without it there is no early stop."""
+    start_from: Path | None = None
+    """Weights to begin with: a safetensors file of a bundle or of another run."""
+    batch: int = 16
+    learning_rate: float = 1.5e-3
+    weight_decay: float = 0.01
+    warmup_steps: int = 150
+    ema: float = 0.998
+    coarse_share: float = 0.6
+    """Of the steps, the first, on a coarser grid that is 1.6 times as fast."""
+    coarse_grid: Grid = Grid(size_px=112, spacing_mm=1.93)
+    grid: Grid = Grid(size_px=144, spacing_mm=1.5)
+    seed: int = 1
+    threads: int = 1
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    checkpoint_every: int = 500
+    """Steps; new shards are taken up then, too."""
+    validate_every: int = 1000
+    validation_batches: int = 12
+    patience: int = 8
+    """Validations on the fine grid without a better loss, after which training ends."""
+    network: TriageNetConfig = field(default_factory=TriageNetConfig)
+    pool: PoolConfig = field(default_factory=PoolConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    losses: LossWeights = field(default_factory=LossWeights)
+
+    def grid_at(self, step: int) -> Grid:
+        """The grid of one step."""
+        return self.coarse_grid if step < self.coarse_share * self.steps else self.grid
+
+
+def read_config(path: Path) -> TrainConfig:
+    """A run from a TOML file. ConfigError names the file and the key that is wrong."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not valid TOML ({error})") from error
+    config: TrainConfig = _built(TrainConfig, values, path, "")
+    for grid in (config.coarse_grid, config.grid):
+        if grid.size_px % config.network.multiple_px:
+            raise ConfigError(f"{path}: a grid of {grid.size_px} px; write a multiple of {config.network.multiple_px}")
+    return config
+
+
+def _built(kind: type, values: Mapping[str, Any], path: Path, table: str) -> Any:
+    """A config from its table; `table` is its name in the file."""
+    hints = get_type_hints(kind)
+    needed = [each.name for each in fields(kind) if each.name in _required(kind)]
+    where = f"[{table}] " if table else ""
+    for key in values:
+        if key not in hints:
+            raise ConfigError(f"{path}: {where}unknown key {key!r}; known: {', '.join(hints)}")
+    for key in needed:
+        if key not in values:
+            raise ConfigError(f"{path}: {where}key {key!r} is missing; add it")
+    return kind(**{key: _value(hints[key], value, path, f"{table}.{key}".strip(".")) for key, value in values.items()})
+
+
+def _required(kind: type) -> set[str]:
+    from dataclasses import MISSING
+
+    return {each.name for each in fields(kind) if each.default is MISSING and each.default_factory is MISSING}
+
+
+def _value(hint: Any, value: Any, path: Path, key: str) -> Any:
+    """A TOML value as the field wants it."""
+    if is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict):
+        return _built(hint, value, path, key)
+    wanted = (hint, *get_args(hint))
+    if Path in wanted and isinstance(value, str):
+        return path.parent / value
+    if isinstance(value, list):
+        numbers = tuple(float(item) for item in value if isinstance(item, int | float))
+        if len(numbers) == len(value) == len(get_args(hint)):
+            return numbers
+    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif hint in (int, str) and type(value) is hint:
+        return value
+    raise ConfigError(f"{path}: {key} must be {getattr(hint, '__name__', hint)}, not {value!r}")

@@ -1,0 +1,228 @@
+"""A picture of one head CT slice (PNG or JPEG, window unknown) as a Volume of one slice. numpy, scipy and pillow only.
+
+A picture has neither Hounsfield units nor millimetres. Both are made up in one fixed way, which training imitates:
+grey 0..255 counts as 0..80 HU, and the longer side of the head's box as HEAD_MM.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from scipy import ndimage
+
+from triage_node.domain import Int16Array, UInt8Array, Volume
+from triage_node.errors import UsageError
+
+HEAD_MM: Final = 190.0
+"""What the longer side of a head in an axial slice measures, nose excluded."""
+WHITE_HU: Final = 80.0
+"""Grey 255; black is 0 HU: the brain window, centre 40, width 80."""
+_FORMATS: Final = ("PNG", "JPEG")
+_LEAST_PX: Final = 32
+_MOST_PX: Final = 50_000_000
+"""More pixels than any slice has; a file of few bytes may claim any number."""
+_CANVAS_HEADS: Final = 1.3
+"""Side of the square around the head, in its longer sides: wider than the grid of a network."""
+_LOOK_PX: Final = 256
+"""The head is looked for in a copy of at most this size."""
+_CORNER_SHARE: Final = 0.06
+_QUIET_GREY: Final = 8.0
+"""Half of the pixels of a corner lie this near to its median where it is background; brain is noisier."""
+_LEAST_CONTRAST_GREY: Final = 16.0
+_OPENING_SHARE: Final = 0.012
+"""Letters and scale bars have strokes up to twice this share of the picture."""
+_LEAST_HEAD_SHARE: Final = 0.08
+_BRIGHT_GREY: Final = 200.0
+"""A lighter background is black to the network whatever the head shows: a slice at the vertex is mostly bone."""
+_WHITE_GREY: Final = 235.0
+_BONE_SHARE: Final = 0.045
+"""Skull and scalp, 8 mm of 180."""
+_NO_BONE_SHARE: Final = 0.03
+_PANEL_FILL: Final = 0.93
+"""A head fills some 79 % of its box (an ellipse); what fills more is a picture within the picture."""
+_PANELS: Final = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """Where the head lies in a picture."""
+
+    rows: slice
+    columns: slice
+    """Its box, pixels."""
+    mask: NDArray[np.bool_] | None
+    """(rows, columns) of the picture; None where no head stood out, and the box is the whole picture or panel."""
+    background: float
+    """Grey around the head; 0 where none was found."""
+
+    @property
+    def longer_side_px(self) -> int:
+        return max(int(along.stop - along.start) for along in (self.rows, self.columns))
+
+
+def read_picture(path: Path) -> UInt8Array:
+    """(rows, columns) uint8 grey of a PNG or JPEG file: grey or colour, palette, 16 bits, transparent on black.
+
+    Pixels of 16 bits are brought to 8 by the bits that are in use. Raises UsageError with the reason, not the path.
+    """
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            _require_size(image)
+            return _grey(ImageOps.exif_transpose(image))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what pillow's readers raise
+        raise UsageError("no readable PNG or JPEG picture") from error
+
+
+def picture_volume(grey: UInt8Array) -> Volume:
+    """(rows, columns) uint8 grey to a Volume of one slice, the head in the middle of a square, nose up.
+
+    Its HU and millimetres are conventions (see above): volumes in mL mean nothing.
+    """
+    head = find_head(grey)
+    if head.mask is not None and head.background > min(_BRIGHT_GREY, np.median(grey[head.mask])):
+        canvas = _centred(np.where(head.mask, grey, 0).astype(np.uint8), head, 0)  # air is never bright on CT
+    else:
+        canvas = _centred(grey, head, round(head.background))
+    spacing_mm = HEAD_MM / head.longer_side_px
+    return Volume(
+        hu=_hounsfield(canvas)[None],
+        sop_uids=(),
+        paths=(),
+        positions_mm=np.zeros((1, 3)),
+        orientation=np.eye(3)[:2],
+        pixel_spacing_mm=(spacing_mm, spacing_mm),
+        weights_mm=np.array([5.0]),
+        tilt_deg=0.0,
+        header={},
+    )
+
+
+def find_head(grey: UInt8Array) -> Head:
+    """The largest piece that differs from the background, of a (rows, columns) uint8 picture.
+
+    The background may be black, grey or white, and letters may stand on it; it is what the quiet corners agree on. A
+    piece that fills its box is a panel with margins around it: the head is looked for inside. Where nothing stands out,
+    the head is taken to fill the picture.
+    """
+    rows, columns = slice(0, grey.shape[0]), slice(0, grey.shape[1])
+    for _ in range(_PANELS):
+        found = _piece(grey[rows, columns])
+        if found is None:
+            break
+        mask, background = found
+        box_rows, box_columns = ndimage.find_objects(mask.astype(np.int8))[0]
+        box = _shifted(box_rows, rows.start), _shifted(box_columns, columns.start)
+        if mask[box_rows, box_columns].mean() < _PANEL_FILL:
+            whole = np.zeros(grey.shape, np.bool_)
+            whole[rows, columns] = mask
+            return Head(rows=box[0], columns=box[1], mask=whole, background=background)
+        rows, columns = _without_frame(*box)
+    return Head(rows=rows, columns=columns, mask=None, background=0.0)
+
+
+# ---------------------------------------------------------------- reading
+
+
+def _require_size(image: Image.Image) -> None:
+    if min(image.size) < _LEAST_PX:
+        raise UsageError(f"the picture is smaller than {_LEAST_PX} pixels")
+    if image.size[0] * image.size[1] > _MOST_PX:
+        raise UsageError(f"the picture has more than {_MOST_PX // 1_000_000} million pixels")
+
+
+def _grey(image: Image.Image) -> UInt8Array:
+    if image.mode.startswith("I"):
+        return _eight_bits(np.asarray(image).astype(np.int64))
+    if image.has_transparency_data:
+        opaque = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", opaque.size, "black"), opaque)
+    return np.asarray(image.convert("L"), np.uint8)
+
+
+def _eight_bits(values: NDArray[np.int64]) -> UInt8Array:
+    bits = max(8, int(values.max()).bit_length())
+    shifted: UInt8Array = (values.clip(0) >> (bits - 8)).astype(np.uint8)
+    return shifted
+
+
+# ---------------------------------------------------------------- the head
+
+
+def _piece(grey: UInt8Array) -> tuple[NDArray[np.bool_], float] | None:
+    """Mask, in the size of `grey`, of the largest piece off the background, and the grey of that; None for none."""
+    factor = max(1, -(-max(grey.shape) // _LOOK_PX))
+    small = np.asarray(Image.fromarray(grey).reduce(factor), np.float32)
+    background = _background(small)
+    if background is None:
+        return None
+    level, contrast = background
+    filled = ndimage.binary_fill_holes(np.abs(small - level) > contrast)
+    opened = ndimage.binary_opening(filled, iterations=max(1, round(_OPENING_SHARE * max(small.shape))))
+    pieces, count = ndimage.label(opened)
+    areas = np.bincount(pieces.ravel(), minlength=count + 1)[1:]
+    if not count or areas.max() < _LEAST_HEAD_SHARE * small.size:
+        return None
+    mask = pieces == 1 + int(areas.argmax())
+    if level >= _WHITE_GREY and np.mean(np.abs(small[mask] - level) <= contrast) < _NO_BONE_SHARE:
+        mask = _with_rim(mask)  # bone is as white as the background, and what stood out is the brain
+    enlarged = np.repeat(np.repeat(mask, factor, axis=0), factor, axis=1)
+    return enlarged[: grey.shape[0], : grey.shape[1]], level
+
+
+def _with_rim(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    longer_side = max(int(np.ptp(where)) for where in np.nonzero(mask))
+    wider: NDArray[np.bool_] = ndimage.binary_dilation(mask, iterations=max(1, round(_BONE_SHARE * longer_side)))
+    return wider
+
+
+def _background(grey: NDArray[np.float32]) -> tuple[float, float] | None:
+    """Level and least contrast of what is none; None unless two corners are quiet and agree."""
+    side = max(2, round(_CORNER_SHARE * min(grey.shape)))
+    corners = [grey[r, c] for r in (slice(side), slice(-side, None)) for c in (slice(side), slice(-side, None))]
+    levels = np.array([np.median(corner) for corner in corners])
+    spreads = np.array([np.median(np.abs(corner - level)) for corner, level in zip(corners, levels, strict=True)])
+    quiet = spreads <= _QUIET_GREY
+    agreeing = [quiet & (np.abs(levels - level) <= _LEAST_CONTRAST_GREY) for level in levels]
+    most = max(range(4), key=lambda corner: int(agreeing[corner].sum()))
+    if not quiet[most] or agreeing[most].sum() < 2:
+        return None
+    level = float(np.median(levels[agreeing[most]]))
+    return level, max(_LEAST_CONTRAST_GREY, 4.0 * float(spreads[agreeing[most]].max()))
+
+
+def _shifted(along: slice, by: int) -> slice:
+    return slice(along.start + by, along.stop + by)
+
+
+def _without_frame(rows: slice, columns: slice) -> tuple[slice, slice]:
+    """A panel less its edge, where a line may be drawn."""
+
+    def inner(along: slice) -> slice:
+        edge = max(1, round(0.01 * (along.stop - along.start)))
+        return slice(along.start + edge, along.stop - edge)
+
+    return inner(rows), inner(columns)
+
+
+# ---------------------------------------------------------------- as CT
+
+
+def _centred(grey: UInt8Array, head: Head, surround: int) -> UInt8Array:
+    """A square around the head's box; `surround` where the picture does not reach."""
+    side = round(_CANVAS_HEADS * head.longer_side_px)
+    canvas = np.full((side, side), surround, np.uint8)
+    starts = [(along.start + along.stop - side) // 2 for along in (head.rows, head.columns)]
+    inside = [slice(max(0, start), min(size, start + side)) for start, size in zip(starts, grey.shape, strict=True)]
+    target = tuple(_shifted(along, -start) for along, start in zip(inside, starts, strict=True))
+    canvas[target] = grey[inside[0], inside[1]]
+    return canvas
+
+
+def _hounsfield(grey: UInt8Array) -> Int16Array:
+    hu: Int16Array = np.rint(grey * (WHITE_HU / 255.0)).astype(np.int16)
+    return hu
