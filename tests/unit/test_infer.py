@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 import os
 import pickle
@@ -22,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from triage_node.domain import CLASSES, SUBTYPES, Prediction, Volume
 from triage_node.errors import InferenceError, UsageError
 from triage_node.infer.bundle import SeriesWeights, find_bundle, load_bundle
+from triage_node.infer.framing import prediction_frame, prediction_from_frame, read_frame, write_frame
 from triage_node.infer.measure import volumes_ml
 from triage_node.infer.predict import Predictor
 from triage_node.infer.process import InferenceProcess
@@ -86,6 +88,7 @@ def _assert_same(one: Prediction, other: Prediction) -> None:
     assert one.slice_probabilities.dtype == other.slice_probabilities.dtype == np.float32
     assert one.probabilities == other.probabilities
     assert one.volumes_ml == other.volumes_ml
+    assert one.subdural_chronic == other.subdural_chronic
     assert one.bundle == other.bundle
 
 
@@ -140,6 +143,8 @@ def _flip_a_weight(folder: Path) -> None:
         (_edit("[grid]", "[grid"), "is not valid TOML"),
         (_edit("speck_mm3 = 100.0", "speck_mm3 = nan"), "speck_mm3 must be finite float, not nan"),
         (_edit("any = 0.0", "any = -inf"), r"\[calibration.offset\] any must be finite float, not -inf"),
+        (_edit("subdural = 0.2", "subdural = 1.2"), r"\[thresholds\] probabilities must be above 0 and at most 1"),
+        (_edit("any = 1.0", "any = -1.0"), r"\[calibration.slope\] must be above 0"),
         (_edit('classes = ["any", ', "classes = ["), 'classes must hold "any"'),
         (_edit("slab_mm = 0.0", "slab_mm = -1.0"), r"\[stack\] neighbour_mm must be above 0"),
         (_edit("neighbours = false", "neighbors = false"), r"\[stack\] unknown key 'neighbors'"),
@@ -281,7 +286,7 @@ def _write_stacked_bundle(folder: Path, stack: Stack, *, chronic: bool = True) -
         mask_min_probability=dict.fromkeys(SUBTYPES, 0.2),
         series_min_probability=0.01,
         speck_mm3=0.0,
-        calibration=dict.fromkeys(CLASSES, (1.0, 2.0)) | {"chronic": (0.0, -1.0)},
+        calibration=dict.fromkeys(CLASSES, (1.0, 2.0)) | {"chronic": (1e-6, -1.0)},
         chronic=chronic,
     )
     write_bundle(folder, name="stacked", version="1", network=TriageNet(TINY_STACKED), settings=settings)
@@ -326,7 +331,7 @@ def test_a_single_slice_is_its_own_neighbour(tmp_path: Path) -> None:
 def test_chronic_is_said_of_subdural_blood_where_the_bundle_says_it(tmp_path: Path) -> None:
     said = Predictor(_write_stacked_bundle(tmp_path / "b", Stack(neighbours=True))).predict(_noise_volume())
     assert (said.probabilities["subdural"] or 0) >= 0.5, "the fixture must find it, or the test says nothing"
-    assert said.subdural_chronic == pytest.approx(1 / (1 + np.e))  # its calibration makes every logit -1
+    assert said.subdural_chronic == pytest.approx(1 / (1 + np.e), rel=1e-4)  # its calibration makes every logit -1
     _edit("subdural = 2.0", "subdural = -20.0")(tmp_path / "b")
     assert Predictor(tmp_path / "b").predict(_noise_volume()).subdural_chronic is None
     silent = _write_stacked_bundle(tmp_path / "c", Stack(neighbours=True), chronic=False)
@@ -390,6 +395,21 @@ def test_the_process_says_the_same_bit_for_bit(tiny_bundle: Path, running: Infer
     child = running.pid
     _assert_same(running.predict(volume), expected)
     assert running.pid == child, "the child stays warm"
+
+
+def test_what_is_not_said_passes_the_pipe_as_what_is_not_said(tiny_bundle: Path) -> None:
+    _edit('"any", "epidural", ', '"any", ')(tiny_bundle)
+    _edit("mask = true", "mask = false")(tiny_bundle)
+    sent = replace(Predictor(tiny_bundle).predict(_noise_volume()), subdural_chronic=0.25)
+    pipe = io.BytesIO()
+    write_frame(pipe, *prediction_frame(sent))
+    pipe.seek(0)
+    received = prediction_from_frame(*read_frame(pipe))
+    assert received.mask is None
+    assert received.probabilities == sent.probabilities
+    assert received.volumes_ml == sent.volumes_ml == dict.fromkeys(CLASSES)
+    assert received.subdural_chronic == 0.25
+    np.testing.assert_array_equal(received.slice_probabilities, sent.slice_probabilities)
 
 
 def test_a_killed_child_is_replaced(running: InferenceProcess) -> None:
@@ -462,7 +482,8 @@ def test_closing_ends_the_child(tiny_bundle: Path) -> None:
 
 def test_the_parent_imports_no_torch() -> None:
     code = (
-        "import sys, triage_node.infer, triage_node.infer.process, triage_node.infer.measure, triage_node.infer.bundle;"
-        "sys.exit('torch' in sys.modules)"
+        "import sys, triage_node.infer.process, triage_node.infer.measure, triage_node.infer.bundle;"
+        "import triage_node.infer.check;"
+        "sys.exit(bool({'torch', 'onnxruntime'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

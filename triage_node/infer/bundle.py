@@ -158,6 +158,7 @@ def load_bundle(path: str | Path) -> Bundle:
         if table not in _OPTIONAL[""] or table in settings:
             _check_table(settings, table, settings_path)
     _check_values(settings, settings_path)
+    _check_thresholds(settings, settings_path)
     _check_outputs(settings, settings_path)
     _check_weights(folder / _weights_file(settings["network"]["name"]), settings["sha256"], settings_path)
     return _bundle(folder, settings)
@@ -231,6 +232,16 @@ def _check_values(settings: Mapping[str, Any], path: Path) -> None:
             f"{path}: [network.config] holds the choices of a registered network: a table, perhaps empty, is needed; "
             f'a graph (name = "{GRAPH}") has none'
         )
+
+
+def _check_thresholds(settings: Mapping[str, Any], path: Path) -> None:
+    """That no number silences the bundle, or turns evidence round."""
+    thresholds = settings["thresholds"]
+    probabilities = [*thresholds["mask_min_probability"].values(), thresholds["series_min_probability"]]
+    if not all(0 < probability <= 1 for probability in probabilities):
+        raise InferenceError(f"{path}: [thresholds] probabilities must be above 0 and at most 1")
+    if min(settings["calibration"]["slope"].values()) <= 0:
+        raise InferenceError(f"{path}: [calibration.slope] must be above 0")
 
 
 def _check_outputs(settings: Mapping[str, Any], path: Path) -> None:
