@@ -40,14 +40,10 @@ def _row(process: InferenceProcess, volume: Volume, rounds: int) -> None:
     process.predict(volume)  # warms up
     timed = [_timed(process, volume) for _ in range(rounds)]
     seconds = [taken for taken, _ in timed]
-    parts = ", ".join(
-        f"{name} {value:.2f}" for name, value in min(timed, key=lambda each: each[0])[1].timings_s.items()
-    )
-    each_ms = 1000 * min(seconds) / len(volume.hu)
-    peak = _peak_mib(process)
-    print(
-        f"{len(volume.hu):>6} {statistics.median(seconds):>9.2f} {min(seconds):>7.2f} {each_ms:>11.1f} {peak:>9}  {parts}"
-    )
+    best = min(timed, key=lambda each: each[0])[1]
+    parts = ", ".join(f"{name} {value:.2f}" for name, value in best.timings_s.items())
+    slices, median_s, best_s, peak = len(volume.hu), statistics.median(seconds), min(seconds), _peak_mib(process)
+    print(f"{slices:>6} {median_s:>9.2f} {best_s:>7.2f} {1000 * best_s / slices:>11.1f} {peak:>9}  {parts}")
 
 
 def _timed(process: InferenceProcess, volume: Volume) -> tuple[float, Prediction]:

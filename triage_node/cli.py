@@ -177,7 +177,7 @@ def _evaluate(parsed: argparse.Namespace) -> int:
     from triage_node.learn.evaluation.report import table
     from triage_node.learn.evaluation.run import Question, evaluate
 
-    names = ("root", "labels", "bundle", "device", "prevalence", "mask_labels", "heads", "first_seed")
+    names = ("root", "labels", "bundle", "device", "prevalence", "mask_labels", "heads")
     given = {name: value for name in names if (value := getattr(parsed, name)) is not None}
     evaluation = evaluate(Question(kind=parsed.dataset, **given))
     text = json.dumps(evaluation.report, indent=1, allow_nan=False)
@@ -353,7 +353,6 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--device", choices=["auto", "cpu", "cuda"])
     evaluate.add_argument("--prevalence", type=float, help="of hemorrhage where the PPV is told; default: 0.1")
     evaluate.add_argument("--heads", type=int, help="simulated: how many; default: 40")
-    evaluate.add_argument("--first-seed", type=int, help="simulated: of the first head; default: beyond all training")
     evaluate.add_argument("--json", nargs="?", const="-", metavar="FILE", help="the figures as JSON, alone on stdout")
     evaluate.add_argument("--out", type=Path, metavar="DIR", help="figures as PNG (extra: train)")
 

@@ -245,14 +245,14 @@ def native_box(chosen: NDArray[np.bool_], placement: Placement, index: int) -> t
 
     At least one pixel must be chosen.
     """
-    rows = _reached(chosen.any(axis=1), placement.grid_rows[index], placement.native_rows)
-    columns = _reached(chosen.any(axis=0), placement.grid_columns[index], placement.native_columns)
+    rows = _reached(np.flatnonzero(chosen.any(axis=1)), placement.grid_rows[index], placement.native_rows)
+    columns = _reached(np.flatnonzero(chosen.any(axis=0)), placement.grid_columns[index], placement.native_columns)
     return (columns, rows) if placement.transposed else (rows, columns)
 
 
-def _reached(chosen: NDArray[np.bool_], grid: Axis, native: Axis) -> slice:
+def _reached(chosen: Int64Array, grid: Axis, native: Axis) -> slice:
     """The native pixels of one axis that a resampling from the chosen grid pixels touches."""
-    ends_mm = np.sort(grid.centres_mm[np.flatnonzero(chosen)[[0, -1]]])
+    ends_mm = np.sort(grid.centres_mm[chosen[[0, -1]]])
     reach_mm = max(abs(grid.step_mm), abs(native.step_mm))
     first, last = np.sort((ends_mm + np.array([-reach_mm, reach_mm]) - native.start_mm) / native.step_mm)
     return slice(max(0, int(np.floor(first))), max(0, min(native.count, int(np.ceil(last)) + 1)))

@@ -13,6 +13,7 @@ from tests import ct
 from tests.arrivals import Clock, received
 from triage_node import config
 from triage_node.admit import Admission
+from triage_node.infer.bundle import find_bundle
 from triage_node.spool import Spool
 from triage_node.store.database import open_database
 
@@ -58,6 +59,29 @@ def test_rebuild_enters_what_a_lost_database_knew(config_path: Path) -> None:
     known = ("sop_uid", "series_uid", "study_uid", "outcome")
     assert _fields(before, known) == _fields(after, known)
     assert run("rebuild", config_path=config_path).stdout.startswith("0 spooled object(s)")
+
+
+def test_models_lists_what_is_shipped_and_tries_one() -> None:
+    listed = models()
+    assert listed.stdout.startswith("default 0")
+    tried = models("default")
+    assert tried.stdout.startswith(listed.stdout.splitlines()[0])
+    assert "intraparenchymal" in tried.stdout.splitlines()[4]
+
+
+def test_models_refuses_a_damaged_bundle_in_one_line(tmp_path: Path) -> None:
+    settings = (find_bundle("default") / "bundle.toml").read_text()
+    (tmp_path / "bundle.toml").write_text(settings)
+    (tmp_path / "weights.safetensors").write_bytes(b"damaged")
+    said = models(str(tmp_path), check=False)
+    assert said.returncode == 1
+    assert "weights.safetensors: has sha256" in said.stderr
+    assert len(said.stderr.splitlines()) == 1
+
+
+def models(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "triage_node", "models", *words]
+    return subprocess.run(command, check=check, capture_output=True, text=True, timeout=120)
 
 
 def _fields(lines: list[str], names: tuple[str, ...]) -> set[tuple[str, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -148,6 +149,26 @@ def test_a_model_that_overflows_ends_as_failed_and_never_as_routine(site: Site, 
     series_uid = site.receive()
     analyze_next(site.parts, Predictor(broken_bundle(tmp_path / "overflow", 6e4), device="cpu"))
     assert site.result(series_uid)["outcome"] == "FAILED"
+
+
+def test_what_a_bundle_does_not_say_is_null_all_the_way_to_the_result(site: Site, tmp_path: Path) -> None:
+    folder = tmp_path / "silent"
+    shutil.copytree(find_bundle("default"), folder)
+    settings = (
+        (folder / "bundle.toml").read_text().replace("mask = true", "mask = false").replace('"epidural", ', "", 1)
+    )
+    (folder / "bundle.toml").write_text(settings)
+    series_uid = site.receive()
+    analyze_next(site.parts, Predictor(folder, device="cpu"))
+    result = site.result(series_uid)
+    assert result["outcome"] == "ANALYZED"
+    assert result["probabilities"]["epidural"] is None
+    assert result["probabilities"]["subdural"] is not None
+    assert set(result["volumes_ml"].values()) == {None}
+    assert result["subdural_chronic"] is None
+    assert {part["probabilities"]["epidural"] for part in result["slices"]} == {None}
+    assert None not in {part["probabilities"]["any"] for part in result["slices"]}
+    assert site.deliver() == len(result["objects"]) > 0
 
 
 def broken_bundle(folder: Path, weight: float) -> Path:

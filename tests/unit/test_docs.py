@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tomllib
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 
 from triage_node import cli, config
 from triage_node.domain import NOT_ANALYZED_TEXT
+from triage_node.infer.bundle import load_bundle
+from triage_node.networks import build_network
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,7 +45,9 @@ def commands_in(text: str) -> list[str]:
     return [line for line in lines if line.startswith("triage-node ")]
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/admin.md", "docs/evaluation.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "CONTRIBUTING.md", "docs/admin.md", "docs/evaluation.md", "models/README.md"]
+)
 def test_every_command_a_document_shows_is_one_that_the_parser_takes(document: str) -> None:
     for line in commands_in((ROOT / document).read_text()):
         words = line.split()[1:]
@@ -60,6 +65,17 @@ def test_the_admin_guide_shows_a_configuration_that_loads(tmp_path: Path) -> Non
     path = tmp_path / "triage-node.toml"
     path.write_text(block)
     assert [source.find_peer for source in config.load(path).sources] == [("ORTHANC", "127.0.0.1", 4242)]
+
+
+@pytest.mark.parametrize(("kind", "file"), [("weights", "weights.safetensors"), ("graph", "model.onnx")])
+def test_the_bundles_that_are_shown_to_sites_load(tmp_path: Path, kind: str, file: str) -> None:
+    shown = (ROOT / "models/README.md").read_text().split(f"<!-- example: {kind} -->\n```toml\n")[1].split("```")[0]
+    (tmp_path / file).write_bytes(b"a network")
+    (tmp_path / "bundle.toml").write_text(shown.replace("0" * 64, hashlib.sha256(b"a network").hexdigest()))
+    bundle = load_bundle(tmp_path)
+    assert bundle.weights_path == tmp_path / file
+    if bundle.network_config:
+        build_network(bundle.network_name, bundle.network_config)
 
 
 def test_every_setting_the_admin_guide_names_is_one() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import math
 import os
 import pickle
 import signal
@@ -20,10 +22,12 @@ from safetensors.torch import load_file, save_file
 
 from triage_node.domain import CLASSES, SUBTYPES, Prediction, Volume
 from triage_node.errors import InferenceError, UsageError
-from triage_node.infer.bundle import find_bundle, load_bundle
+from triage_node.infer.bundle import SeriesWeights, find_bundle, load_bundle
+from triage_node.infer.framing import prediction_frame, prediction_from_frame, read_frame, write_frame
 from triage_node.infer.measure import volumes_ml
-from triage_node.infer.predict import Predictor, series_probabilities
+from triage_node.infer.predict import Predictor
 from triage_node.infer.process import InferenceProcess
+from triage_node.infer.series import highest_slices, series_probabilities
 from triage_node.learn.export import BundleSettings, write_bundle
 from triage_node.networks import TriageNet, TriageNetConfig, UNet, UNetConfig
 from triage_node.transforms import Grid, Stack
@@ -84,6 +88,7 @@ def _assert_same(one: Prediction, other: Prediction) -> None:
     assert one.slice_probabilities.dtype == other.slice_probabilities.dtype == np.float32
     assert one.probabilities == other.probabilities
     assert one.volumes_ml == other.volumes_ml
+    assert one.subdural_chronic == other.subdural_chronic
     assert one.bundle == other.bundle
 
 
@@ -138,6 +143,8 @@ def _flip_a_weight(folder: Path) -> None:
         (_edit("[grid]", "[grid"), "is not valid TOML"),
         (_edit("speck_mm3 = 100.0", "speck_mm3 = nan"), "speck_mm3 must be finite float, not nan"),
         (_edit("any = 0.0", "any = -inf"), r"\[calibration.offset\] any must be finite float, not -inf"),
+        (_edit("subdural = 0.2", "subdural = 1.2"), r"\[thresholds\] probabilities must be above 0 and at most 1"),
+        (_edit("any = 1.0", "any = -1.0"), r"\[calibration.slope\] must be above 0"),
         (_edit('classes = ["any", ', "classes = ["), 'classes must hold "any"'),
         (_edit("slab_mm = 0.0", "slab_mm = -1.0"), r"\[stack\] neighbour_mm must be above 0"),
         (_edit("neighbours = false", "neighbors = false"), r"\[stack\] unknown key 'neighbors'"),
@@ -279,7 +286,7 @@ def _write_stacked_bundle(folder: Path, stack: Stack, *, chronic: bool = True) -
         mask_min_probability=dict.fromkeys(SUBTYPES, 0.2),
         series_min_probability=0.01,
         speck_mm3=0.0,
-        calibration=dict.fromkeys(CLASSES, (1.0, 2.0)) | {"chronic": (0.0, -1.0)},
+        calibration=dict.fromkeys(CLASSES, (1.0, 2.0)) | {"chronic": (1e-6, -1.0)},
         chronic=chronic,
     )
     write_bundle(folder, name="stacked", version="1", network=TriageNet(TINY_STACKED), settings=settings)
@@ -324,7 +331,7 @@ def test_a_single_slice_is_its_own_neighbour(tmp_path: Path) -> None:
 def test_chronic_is_said_of_subdural_blood_where_the_bundle_says_it(tmp_path: Path) -> None:
     said = Predictor(_write_stacked_bundle(tmp_path / "b", Stack(neighbours=True))).predict(_noise_volume())
     assert (said.probabilities["subdural"] or 0) >= 0.5, "the fixture must find it, or the test says nothing"
-    assert said.subdural_chronic == pytest.approx(1 / (1 + np.e))  # its calibration makes every logit -1
+    assert said.subdural_chronic == pytest.approx(1 / (1 + np.e), rel=1e-4)  # its calibration makes every logit -1
     _edit("subdural = 2.0", "subdural = -20.0")(tmp_path / "b")
     assert Predictor(tmp_path / "b").predict(_noise_volume()).subdural_chronic is None
     silent = _write_stacked_bundle(tmp_path / "c", Stack(neighbours=True), chronic=False)
@@ -345,9 +352,36 @@ def test_a_subtype_below_its_series_threshold_has_no_volume(tiny_bundle: Path) -
 def test_one_lone_slice_must_be_surer_than_three_in_a_row() -> None:
     lone, row = np.zeros((9, 6), np.float32), np.zeros((9, 6), np.float32)
     lone[4, 5], row[3:6, 5] = 0.8, 0.8
-    assert series_probabilities(lone)["subdural"] == pytest.approx(0.5)
-    assert series_probabilities(np.full((1, 6), 0.99, np.float32))["any"] > 0.95
-    assert series_probabilities(row)["subdural"] == series_probabilities(row)["any"] == pytest.approx(0.8)
+    assert highest_slices(lone)[5] == pytest.approx(0.5)
+    assert highest_slices(np.full((1, 6), 0.99, np.float32))[0] > 0.95
+    assert highest_slices(row)[5] == pytest.approx(0.8)
+
+
+def test_a_series_is_as_probable_as_its_slices_and_its_volume_say() -> None:
+    slices, plain = np.full((5, 6), 0.3, np.float32), dict.fromkeys(CLASSES, SeriesWeights())
+    nothing: dict[str, float | None] = dict.fromkeys(CLASSES, 0.0)
+    assert series_probabilities(slices, nothing, plain)["subdural"] == pytest.approx(0.3)
+    heavy = {**plain, "subdural": SeriesWeights(highest=1.0, volume=2.0, offset=-1.0)}
+    with_blood = series_probabilities(slices, {**nothing, "subdural": 9.9}, heavy)
+    assert with_blood["subdural"] == pytest.approx(1 / (1 + math.exp(-(math.log(0.3 / 0.7) + 2 * 2 - 1))))
+    assert with_blood["any"] == with_blood["subdural"], "never less than a subtype"
+    assert with_blood["epidural"] == pytest.approx(0.3), "one subtype does not touch the others"
+
+
+def test_a_volume_comes_with_the_interval_of_the_bundle(tiny_bundle: Path) -> None:
+    assert set(Predictor(tiny_bundle).predict(_noise_volume()).volume_intervals_ml.values()) == {None}
+    settings = tiny_bundle / "bundle.toml"
+    settings.write_text(settings.read_text() + "\n[volume_interval]\nany = [0.5, 2.0]\n")
+    told = Predictor(tiny_bundle).predict(_noise_volume())
+    assert told.volume_intervals_ml["any"] == pytest.approx((told.volumes_ml["any"] * 0.5, told.volumes_ml["any"] * 2))
+    assert told.volume_intervals_ml["subdural"] is None
+
+
+def test_series_weights_must_be_three_finite_numbers(tiny_bundle: Path) -> None:
+    settings = tiny_bundle / "bundle.toml"
+    settings.write_text(settings.read_text() + "\n[series]\nsubdural = [1.0, nan, 0.0]\n")
+    with pytest.raises(InferenceError, match=r"\[series\] subdural must be 3 finite numbers"):
+        Predictor(tiny_bundle)
 
 
 # ---------------------------------------------------------------- process
@@ -361,6 +395,21 @@ def test_the_process_says_the_same_bit_for_bit(tiny_bundle: Path, running: Infer
     child = running.pid
     _assert_same(running.predict(volume), expected)
     assert running.pid == child, "the child stays warm"
+
+
+def test_what_is_not_said_passes_the_pipe_as_what_is_not_said(tiny_bundle: Path) -> None:
+    _edit('"any", "epidural", ', '"any", ')(tiny_bundle)
+    _edit("mask = true", "mask = false")(tiny_bundle)
+    sent = replace(Predictor(tiny_bundle).predict(_noise_volume()), subdural_chronic=0.25)
+    pipe = io.BytesIO()
+    write_frame(pipe, *prediction_frame(sent))
+    pipe.seek(0)
+    received = prediction_from_frame(*read_frame(pipe))
+    assert received.mask is None
+    assert received.probabilities == sent.probabilities
+    assert received.volumes_ml == sent.volumes_ml == dict.fromkeys(CLASSES)
+    assert received.subdural_chronic == 0.25
+    np.testing.assert_array_equal(received.slice_probabilities, sent.slice_probabilities)
 
 
 def test_a_killed_child_is_replaced(running: InferenceProcess) -> None:
@@ -433,7 +482,8 @@ def test_closing_ends_the_child(tiny_bundle: Path) -> None:
 
 def test_the_parent_imports_no_torch() -> None:
     code = (
-        "import sys, triage_node.infer, triage_node.infer.process, triage_node.infer.measure, triage_node.infer.bundle;"
-        "sys.exit('torch' in sys.modules)"
+        "import sys, triage_node.infer.process, triage_node.infer.measure, triage_node.infer.bundle;"
+        "import triage_node.infer.check;"
+        "sys.exit(bool({'torch', 'onnxruntime'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

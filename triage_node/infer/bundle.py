@@ -26,6 +26,7 @@ GRAPH_FILE: Final = "model.onnx"
 GRAPH: Final = "onnx"
 """The network name of a bundle that brings its network as a graph."""
 CHRONIC: Final = "chronic"
+_SERIES_WEIGHTS: Final = ("highest", "volume", "offset")
 _SHIPPED_PACKAGE: Final = "triage_node_models"
 
 _KEYS: Final[Mapping[str, Mapping[str, type]]] = {
@@ -51,17 +52,30 @@ _KEYS: Final[Mapping[str, Mapping[str, type]]] = {
     "calibration.offset": dict.fromkeys(CLASSES, float),
     "outputs": {"mask": bool, "classes": list},
     "stack": {"neighbours": bool},
+    "series": {},
+    "volume_interval": {},
 }
 """Every key of bundle.toml, by table, and its type."""
 _OPTIONAL: Final[Mapping[str, Mapping[str, type]]] = {
-    "": {"stack": dict},
+    "": {"stack": dict, "series": dict, "volume_interval": dict},
     "network": {"config": dict},
     "stack": {"neighbour_mm": float, "slab_mm": float},
     "calibration.slope": {CHRONIC: float},
     "calibration.offset": {CHRONIC: float},
     "outputs": {CHRONIC: bool},
+    "series": dict.fromkeys(CLASSES, list),
+    "volume_interval": dict.fromkeys(CLASSES, list),
 }
 """Keys that may be left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeriesWeights:
+    """How the evidence of its slices makes the probability of a series, see series.series_probabilities."""
+
+    highest: float = 1.0
+    volume: float = 0.0
+    offset: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +101,10 @@ class Bundle:
     calibration: Mapping[str, tuple[float, float]]
     """By class, and of "chronic": (slope, offset) on the slice logit; a calibrated probability of 0.5 is the operating
     point."""
+    series: Mapping[str, SeriesWeights]
+    """By class."""
+    volume_interval: Mapping[str, tuple[float, float]]
+    """By class: what the measured volume is to be multiplied by for the ends of its 90 % interval; may lack classes."""
     outputs_mask: bool
     outputs_classes: tuple[str, ...]
     """What the bundle speaks about, "any" among it; of any other class the result is None, never 0."""
@@ -140,6 +158,7 @@ def load_bundle(path: str | Path) -> Bundle:
         if table not in _OPTIONAL[""] or table in settings:
             _check_table(settings, table, settings_path)
     _check_values(settings, settings_path)
+    _check_thresholds(settings, settings_path)
     _check_outputs(settings, settings_path)
     _check_weights(folder / _weights_file(settings["network"]["name"]), settings["sha256"], settings_path)
     return _bundle(folder, settings)
@@ -204,11 +223,25 @@ def _check_values(settings: Mapping[str, Any], path: Path) -> None:
     stack = _stack(settings)
     if stack.neighbour_mm <= 0 or stack.slab_mm < 0:
         raise InferenceError(f"{path}: [stack] neighbour_mm must be above 0 and slab_mm not below")
+    for table, length in (("series", 3), ("volume_interval", 2)):
+        for name, numbers in settings.get(table, {}).items():
+            if len(numbers) != length or not all(_is_of(number, float) for number in numbers):
+                raise InferenceError(f"{path}: [{table}] {name} must be {length} finite numbers")
     if (settings["network"]["name"] == GRAPH) == ("config" in settings["network"]):
         raise InferenceError(
             f"{path}: [network.config] holds the choices of a registered network: a table, perhaps empty, is needed; "
             f'a graph (name = "{GRAPH}") has none'
         )
+
+
+def _check_thresholds(settings: Mapping[str, Any], path: Path) -> None:
+    """That no number silences the bundle, or turns evidence round."""
+    thresholds = settings["thresholds"]
+    probabilities = [*thresholds["mask_min_probability"].values(), thresholds["series_min_probability"]]
+    if not all(0 < probability <= 1 for probability in probabilities):
+        raise InferenceError(f"{path}: [thresholds] probabilities must be above 0 and at most 1")
+    if min(settings["calibration"]["slope"].values()) <= 0:
+        raise InferenceError(f"{path}: [calibration.slope] must be above 0")
 
 
 def _check_outputs(settings: Mapping[str, Any], path: Path) -> None:
@@ -244,6 +277,11 @@ def _stack(settings: Mapping[str, Any]) -> Stack:
     return Stack(**settings["stack"]) if "stack" in settings else SINGLE_SLICES
 
 
+def _series_weights(settings: Mapping[str, Any], name: str) -> SeriesWeights:
+    numbers = settings.get("series", {}).get(name)
+    return SeriesWeights() if numbers is None else SeriesWeights(**dict(zip(_SERIES_WEIGHTS, numbers, strict=True)))
+
+
 def _bundle(folder: Path, settings: Mapping[str, Any]) -> Bundle:
     thresholds, windows, calibration = settings["thresholds"], settings["windows"], settings["calibration"]
     return Bundle(
@@ -264,6 +302,10 @@ def _bundle(folder: Path, settings: Mapping[str, Any]) -> Bundle:
         calibration={
             name: (float(calibration["slope"].get(name, 1.0)), float(calibration["offset"].get(name, 0.0)))
             for name in (*CLASSES, CHRONIC)
+        },
+        series={name: _series_weights(settings, name) for name in CLASSES},
+        volume_interval={
+            name: (float(low), float(high)) for name, (low, high) in settings.get("volume_interval", {}).items()
         },
         outputs_mask=settings["outputs"]["mask"],
         outputs_classes=tuple(settings["outputs"]["classes"]),

@@ -89,6 +89,7 @@ def prediction_frame(prediction: Prediction) -> tuple[dict[str, Any], Arrays]:
     header = {
         "probabilities": dict(prediction.probabilities),
         "volumes_ml": dict(prediction.volumes_ml),
+        "volume_intervals_ml": dict(prediction.volume_intervals_ml),
         "subdural_chronic": prediction.subdural_chronic,
         "bundle": [prediction.bundle.name, prediction.bundle.version, prediction.bundle.sha256],
         "timings_s": dict(prediction.timings_s),
@@ -107,6 +108,9 @@ def prediction_from_frame(header: Mapping[str, Any], arrays: Arrays) -> Predicti
         slice_probabilities=arrays["slice_probabilities"],
         probabilities=header["probabilities"],
         volumes_ml=header["volumes_ml"],
+        volume_intervals_ml={
+            name: None if ends is None else (ends[0], ends[1]) for name, ends in header["volume_intervals_ml"].items()
+        },
         subdural_chronic=header["subdural_chronic"],
         bundle=BundleRef(name=name, version=version, sha256=sha256),
         timings_s=header["timings_s"],

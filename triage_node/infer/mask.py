@@ -17,16 +17,13 @@ from triage_node.infer.bundle import Bundle
 from triage_node.transforms import Placement, from_grid, native_box
 
 
-def native_mask(
-    probabilities: Float32Array,
-    placement: Placement,
-    volume: Volume,
-    series: Mapping[str, float | None],
-    bundle: Bundle,
-) -> UInt8Array:
-    """(slabs, 6, size, size) pixel probabilities on the grid to a (slices, rows, columns) uint8 mask."""
+def native_mask(probabilities: Float32Array, placement: Placement, volume: Volume, bundle: Bundle) -> UInt8Array:
+    """(slabs, 6, size, size) pixel probabilities on the grid to a (slices, rows, columns) uint8 mask.
+
+    As if the series showed every subtype that the bundle outputs; see `shown_only`.
+    """
     mask = np.zeros(volume.hu.shape, np.uint8)
-    thresholds = _thresholds(series, bundle)
+    thresholds = _thresholds(bundle)
     likely = [image[1:].sum(axis=0) >= thresholds.min() for image in probabilities]
     boxes = {
         index: native_box(likely[slab], placement, index)
@@ -41,10 +38,17 @@ def native_mask(
     return mask
 
 
-def _thresholds(series: Mapping[str, float | None], bundle: Bundle) -> Float64Array:
-    """(5,) by subtype; infinite for one that the series does not show or the bundle does not output."""
-    shown = {name: (series[name] or 0.0) >= bundle.series_min_probability for name in bundle.outputs_subtypes}
-    return np.array([bundle.mask_min_probability[name] if shown.get(name) else np.inf for name in SUBTYPES])
+def shown_only(mask: UInt8Array, series: Mapping[str, float | None], bundle: Bundle) -> UInt8Array:
+    """The mask of the subtypes that the series shows: from `series_min_probability` on."""
+    shown = [(series[name] or 0.0) >= bundle.series_min_probability for name in SUBTYPES]
+    kept = np.array([0, *(label if show else 0 for label, show in enumerate(shown, start=1))], np.uint8)
+    return mask if all(shown) else kept[mask]
+
+
+def _thresholds(bundle: Bundle) -> Float64Array:
+    """(5,) by subtype; infinite for one that the bundle does not output."""
+    given = bundle.outputs_subtypes
+    return np.array([bundle.mask_min_probability[name] if name in given else np.inf for name in SUBTYPES])
 
 
 def _labels(blood: Float32Array, thresholds: Float64Array) -> UInt8Array:

@@ -7,6 +7,7 @@ holds for all slices of it.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -20,13 +21,13 @@ from triage_node.errors import InferenceError
 from triage_node.infer.answer import Answer, Network, checked
 from triage_node.infer.bundle import GRAPH, Bundle, load_bundle
 from triage_node.infer.graph import GraphNetwork
-from triage_node.infer.mask import native_mask
+from triage_node.infer.mask import native_mask, shown_only
 from triage_node.infer.measure import volumes_ml
 from triage_node.infer.series import calibrated, series_probabilities, subdural_chronic
 from triage_node.infer.weights import WeightsNetwork
 from triage_node.transforms import Placement, neighbour_indices, network_images, place_grid, to_grid
 
-__all__ = ["Examined", "Predictor", "calibrated", "native_mask", "series_probabilities"]
+__all__ = ["Examined", "Predictor"]
 
 _BATCH: Final = 8
 """Slabs at a time: bounds the memory, and more is no faster on a CPU (measured)."""
@@ -63,14 +64,17 @@ class Predictor:
         raw = self.examine(volume)
         started = perf_counter()
         slices = calibrated(raw.logits, self.bundle)
-        series = series_probabilities(slices)
-        mask, measured_ml = self._measured(raw, volume, series)
+        seen = self.seen_mask(raw, volume)
+        series = series_probabilities(slices, self._measured(seen, volume), self.bundle.series)
+        mask = None if seen is None else shown_only(seen, series, self.bundle)
+        measured_ml = self._measured(mask, volume)
         return _finite(
             Prediction(
                 mask=mask,
                 slice_probabilities=slices,
                 probabilities=series,
                 volumes_ml=measured_ml,
+                volume_intervals_ml=self._intervals(measured_ml),
                 subdural_chronic=self._chronic(raw, slices, series, volume),
                 bundle=self.bundle.ref,
                 timings_s={**raw.timings_s, "mask": perf_counter() - started},
@@ -109,15 +113,28 @@ class Predictor:
                     whole[chosen] = part
         return Answer(pixels=pixels, logits=logits, chronic=chronic)
 
-    def _measured(
-        self, raw: Examined, volume: Volume, series: dict[str, float | None]
-    ) -> tuple[UInt8Array | None, dict[str, float | None]]:
-        """Mask and volumes, as far as the bundle gives them."""
+    def seen_mask(self, raw: Examined, volume: Volume) -> UInt8Array | None:
+        """The mask as if the series showed every subtype; None where the bundle gives none."""
         if raw.pixel_probabilities is None:
-            return None, dict.fromkeys(CLASSES)
-        mask = native_mask(raw.pixel_probabilities, raw.placement, volume, series, self.bundle)
+            return None
+        return native_mask(raw.pixel_probabilities, raw.placement, volume, self.bundle)
+
+    def _measured(self, mask: UInt8Array | None, volume: Volume) -> dict[str, float | None]:
+        """Volumes, as far as the bundle gives them."""
+        if mask is None:
+            return dict.fromkeys(CLASSES)
         measured_ml = volumes_ml(mask, volume)
-        return mask, {name: measured_ml[name] if name in self.bundle.outputs_classes else None for name in CLASSES}
+        return {name: measured_ml[name] if name in self.bundle.outputs_classes else None for name in CLASSES}
+
+    def _intervals(self, measured_ml: Mapping[str, float | None]) -> dict[str, tuple[float, float] | None]:
+        intervals: dict[str, tuple[float, float] | None] = {}
+        for name, volume_ml in measured_ml.items():
+            ends = self.bundle.volume_interval.get(name)
+            if volume_ml is None or ends is None:
+                intervals[name] = None
+            else:
+                intervals[name] = (volume_ml * ends[0], volume_ml * ends[1])
+        return intervals
 
     def _chronic(
         self, raw: Examined, slices: Float32Array, series: dict[str, float | None], volume: Volume

@@ -1,18 +1,23 @@
 """Slice logits -> slice probabilities -> what is said of the series. numpy only.
 
 - Logits are calibrated per class, `sigmoid(slope * logit + offset)`, so that 0.5 is the operating point.
-- A subtype of the series is as probable as its highest slice after smoothing with both neighbours, or as its surest
-  slice at odds four times worse: one lone slice passes 0.5 from 0.8 on. "any" is never less than its subtypes.
+- The evidence for a subtype in the series is its highest slice after smoothing with both neighbours, or its surest
+  slice at odds four times worse: one lone slice passes 0.5 from 0.8 on.
+- How probable the series is follows from that and from the volume that the mask would have, by weights of the bundle
+  for each subtype, so that one weak subtype does not spoil the others. "any" is never less than its subtypes.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
+from scipy import special
 
 from triage_node.domain import CLASSES, OPERATING_POINT, Float32Array, Float64Array
-from triage_node.infer.bundle import CHRONIC, Bundle
+from triage_node.infer.bundle import CHRONIC, Bundle, SeriesWeights
 
 _SMOOTHING: Final = (0.25, 0.5, 0.25)
 """Weights of the slice before, the slice itself and the slice after in the score of a series."""
@@ -34,17 +39,39 @@ def calibrated(logits: Float32Array, bundle: Bundle) -> Float32Array:
     return rounded
 
 
-def series_probabilities(slices: Float32Array) -> dict[str, float | None]:
-    """(slices, 6) to one probability for each class: of the highest slices together, or of the surest one alone.
+def series_probabilities(
+    slices: Float32Array, measured_ml: Mapping[str, float | None], weights: Mapping[str, SeriesWeights]
+) -> dict[str, float | None]:
+    """`slices` (slices, 6) as of `calibrated` to one probability for each class; None where the slices are NaN.
 
-    None for a class of which the slices are NaN.
+    sigmoid(highest * logit of the highest slice + volume * volume_evidence + offset). `measured_ml` is by class, of the
+    mask as if every subtype were shown; None counts as nothing.
     """
+    probabilities: dict[str, float | None] = {}
+    for name, highest in zip(CLASSES, highest_slices(slices), strict=True):
+        evidence = weights[name].highest * logit(highest) + weights[name].volume * volume_evidence(measured_ml[name])
+        probabilities[name] = None if np.isnan(highest) else _sigmoid(np.array(evidence + weights[name].offset)).item()
+    said = [probability for probability in probabilities.values() if probability is not None]
+    return probabilities | {"any": max(said, default=None)}
+
+
+def volume_evidence(measured_ml: float | None) -> float:
+    """0 for nothing, 1 for 0.9 mL, 2 for 9.9 mL."""
+    return math.log10((measured_ml or 0.0) + 0.1) + 1.0
+
+
+def logit(probability: float) -> float:
+    """Of a probability that is kept a hair away from 0 and 1."""
+    return float(special.logit(np.clip(probability, 1e-6, 1 - 1e-6)))
+
+
+def highest_slices(slices: Float32Array) -> Float64Array:
+    """(slices, 6) to (6,): of the highest slices together, or of the surest one alone. NaN stays."""
     padded = np.pad(slices.astype(np.float64), ((1, 1), (0, 0)), mode="edge")
     smoothed = sum(weight * padded[shift : shift + len(slices)] for shift, weight in enumerate(_SMOOTHING))
     odds = padded[1:-1] / np.maximum(1.0 - padded[1:-1], 1e-9)
     highest = np.maximum(smoothed, odds / (odds + _LONE_ODDS)).max(axis=0)
-    highest[0] = np.nanmax(highest)
-    return {name: None if np.isnan(value) else float(value) for name, value in zip(CLASSES, highest, strict=True)}
+    return np.asarray(highest, np.float64)
 
 
 def subdural_chronic(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import nn
 
 from triage_node.domain import CLASSES, SUBTYPES
 from triage_node.errors import UsageError
-from triage_node.infer.bundle import CHRONIC, SETTINGS_FILE, WEIGHTS_FILE
+from triage_node.infer.bundle import CHRONIC, SETTINGS_FILE, WEIGHTS_FILE, SeriesWeights
 from triage_node.networks import NetworkConfig, network_name
 from triage_node.transforms import SINGLE_SLICES, WINDOWS_HU, Grid, Stack
 
@@ -36,6 +36,8 @@ class BundleSettings:
     series_min_probability: float = 0.5
     speck_mm3: float = 50.0
     calibration: Mapping[str, tuple[float, float]] = field(default_factory=lambda: dict.fromkeys(CLASSES, (1.0, 0.0)))
+    series: Mapping[str, SeriesWeights] = field(default_factory=dict)
+    volume_interval: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     chronic: bool = False
     """Whether the bundle tells chronic from acute subdural blood; `calibration` may have an entry of that name."""
     remarks: tuple[str, ...] = ()
@@ -88,6 +90,8 @@ def _toml(name: str, version: str, sha256: str, settings: BundleSettings) -> str
             *_table("thresholds.mask_min_probability", **settings.mask_min_probability),
             *_table("calibration.slope", **slopes),
             *_table("calibration.offset", **offsets),
+            *(_table("series", **{name: list(astuple(weights)) for name, weights in settings.series.items()})),
+            *_table("volume_interval", **{name: list(ends) for name, ends in settings.volume_interval.items()}),
             *_table("outputs", mask=True, classes=list(CLASSES), **{CHRONIC: settings.chronic}),
             "",
         ]
@@ -95,7 +99,8 @@ def _toml(name: str, version: str, sha256: str, settings: BundleSettings) -> str
 
 
 def _table(title: str, **values: Any) -> list[str]:
-    return ["", f"[{title}]", *_lines(**values)]
+    """Nothing where there are no values."""
+    return ["", f"[{title}]", *_lines(**values)] if values else []
 
 
 def _lines(**values: Any) -> list[str]:

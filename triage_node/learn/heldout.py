@@ -50,13 +50,23 @@ def frozen_settings() -> SeriesSettings:
 
 def draw_series(settings: SeriesSettings, number: int, *, tuning: bool = False) -> tuple[SimulatedHead, Volume]:
     """Series `number`, from 0; of the tuning series or of the test series."""
-    seed = (settings.tuning_first_seed if tuning else settings.first_seed) + number
-    rng = np.random.default_rng(seed)
+    seed, rng = _seeded(settings, number, tuning)
     geometry = _geometry(settings, rng)
     template = load_template() if rng.random() < settings.with_template else None
     bleeds = settings.bleeds[number % len(settings.bleeds)]
     head = simulate_head(seed=seed, subtypes=bleeds, geometry=geometry, measure_volumes=False, template=template)
     return head, as_volume(head.hu, geometry)
+
+
+def series_geometry(settings: SeriesSettings, number: int, *, tuning: bool = False) -> SliceGeometry:
+    """Where the slices of that series lie."""
+    _, rng = _seeded(settings, number, tuning)
+    return _geometry(settings, rng)
+
+
+def _seeded(settings: SeriesSettings, number: int, tuning: bool) -> tuple[int, np.random.Generator]:
+    seed = (settings.tuning_first_seed if tuning else settings.first_seed) + number
+    return seed, np.random.default_rng(seed)
 
 
 def _geometry(settings: SeriesSettings, rng: np.random.Generator) -> SliceGeometry:

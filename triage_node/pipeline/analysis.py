@@ -235,6 +235,7 @@ def _notice(paths: Sequence[Path], making: Making, outcome: Outcome, reason: str
     empty: dict[str, Any] = {
         "probabilities": dict.fromkeys(CLASSES),
         "volumes_ml": dict.fromkeys(CLASSES),
+        "volume_intervals_ml": dict.fromkeys(CLASSES),
         "subdural_chronic": None,
         "findings": [],
         "locations": {},
@@ -273,6 +274,7 @@ def _prediction_json(
     return {
         "probabilities": _rounded(prediction.probabilities, 4),
         "volumes_ml": _rounded(prediction.volumes_ml, 2),
+        "volume_intervals_ml": {name: _ends(prediction.volume_intervals_ml.get(name)) for name in CLASSES},
         **_rounded({"subdural_chronic": prediction.subdural_chronic}, 4),
         "findings": list(decision.findings),
         # of a negative none, so that stray voxels do not look like a finding
@@ -288,6 +290,10 @@ def _prediction_json(
         "warnings": list(volume.warnings),
         "bundle": asdict(prediction.bundle),
     }
+
+
+def _ends(interval: tuple[float, float] | None) -> list[float] | None:
+    return None if interval is None else [round(end, 2) for end in interval]
 
 
 def _slice_json(volume: Volume, index: int) -> dict[str, Any]:

@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from triage_node.domain import CLASSES, SUBTYPES, Float32Array, Prediction, UInt8Array, Volume
-from triage_node.infer.bundle import Bundle
 from triage_node.infer.measure import volumes_ml
-from triage_node.infer.predict import Examined, Predictor, native_mask
-from triage_node.learn.dataset import EVALUATION_SEED, as_volume, draw_geometry, draw_head
+from triage_node.infer.predict import Predictor
+from triage_node.learn.dataset import as_volume
 from triage_node.learn.evaluation.judgement import Judgement, SliceJudgements
 from triage_node.learn.evaluation.overlap import Overlap, pixel_counts
+from triage_node.learn.heldout import SeriesSettings, draw_series, frozen_settings, series_geometry
 from triage_node.learn.pool import PRESENT_MM2
-
-TEST_SEED: Final = EVALUATION_SEED + 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,13 +42,12 @@ class Case:
         return np.asarray(areas, np.float32)
 
 
-def judge_head(predictor: Predictor, case: Case) -> Judgement:
+def judge_head(prediction: Prediction, case: Case) -> Judgement:
     """What the node says of one head, beside the truth.
 
     A slice shows a class from PRESENT_MM2 on and a head where one of its slices does; between nothing and that neither
     is counted.
     """
-    prediction = predictor.predict(case.volume)
     areas = case.areas_mm2
     present, absent, told = areas >= PRESENT_MM2, areas == 0, _columns(case.told)
     shown, nowhere = np.any(present, axis=0), np.all(absent, axis=0)
@@ -71,16 +68,15 @@ def judge_head(predictor: Predictor, case: Case) -> Judgement:
     )
 
 
-def simulated_cases(folder: Path, *, first_seed: int, count: int) -> list[Case]:
-    """Held-out simulated heads; rendered once and kept in `folder`, so that they stay the same."""
-    return list(iterate_simulated(folder, first_seed=first_seed, count=count))
+def iterate_simulated(folder: Path, *, count: int, tuning: bool = False) -> Iterator[Case]:
+    """The first of the frozen simulated series, one at a time; rendered once and kept in `folder`.
 
-
-def iterate_simulated(folder: Path, *, first_seed: int, count: int) -> Iterator[Case]:
-    """The same one at a time, so that memory holds one."""
+    `tuning`: those on which calibration and thresholds are chosen, not those on which figures are told.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    seeds = range(first_seed, first_seed + count)
-    return (_simulated_case(folder, seed) for seed in tqdm(seeds, desc="held-out heads", unit="head"))
+    settings = frozen_settings()
+    numbers = tqdm(range(count), desc="tuning series" if tuning else "test series", unit="head")
+    return (_simulated_case(folder, settings, number, tuning) for number in numbers)
 
 
 def negative_case(volume: Volume) -> Case:
@@ -91,19 +87,14 @@ def negative_case(volume: Volume) -> Case:
 def evaluate_negative(predictor: Predictor, case: Case) -> dict[str, Any]:
     """What is falsely seen in a real head without hemorrhage."""
     prediction = predictor.predict(case.volume)
-    ungated = volumes_ml(ungated_mask(predictor.examine(case.volume), case, predictor.bundle), case.volume)
+    seen = predictor.seen_mask(predictor.examine(case.volume), case.volume)
     return {
         "slices": len(prediction.slice_probabilities),
         "probabilities": dict(prediction.probabilities),
         "slices_at_or_above_0.5": int((prediction.slice_probabilities[:, 0] >= 0.5).sum()),
         "false_volume_ml": dict(prediction.volumes_ml),
-        "false_volume_without_series_gate_ml": ungated,
+        "false_volume_without_series_gate_ml": None if seen is None else volumes_ml(seen, case.volume),
     }
-
-
-def ungated_mask(raw: Examined, case: Case, bundle: Bundle) -> UInt8Array:
-    """The mask as if every subtype were present in the series."""
-    return native_mask(raw.pixel_probabilities, raw.placement, case.volume, dict.fromkeys(CLASSES, 1.0), bundle)
 
 
 # ---------------------------------------------------------------- steps
@@ -126,16 +117,16 @@ def _overlaps(prediction: Prediction, case: Case) -> dict[str, Overlap]:
     return overlaps
 
 
-def _simulated_case(folder: Path, seed: int) -> Case:
-    kept, name = folder / f"head-{seed}", f"head-{seed}"
+def _simulated_case(folder: Path, settings: SeriesSettings, number: int, tuning: bool) -> Case:
+    name = f"{'tuning' if tuning else 'test'}-{number:03d}"
+    kept = folder / name
     if not kept.exists():
-        head, volume = draw_head(seed)
-        part = folder / f"part-{seed}"
+        head, volume = draw_series(settings, number, tuning=tuning)
+        part = folder / f"part-{name}"
         part.mkdir(exist_ok=True)
         np.save(part / "hu.npy", head.hu)
         np.save(part / "truth.npy", head.truth)
         part.rename(kept)
         return Case(volume=volume, truth=head.truth, name=name)
-    geometry = draw_geometry(np.random.default_rng(seed))
-    volume = as_volume(np.load(kept / "hu.npy"), geometry)
+    volume = as_volume(np.load(kept / "hu.npy"), series_geometry(settings, number, tuning=tuning))
     return Case(volume=volume, truth=np.load(kept / "truth.npy"), name=name)

@@ -9,10 +9,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from triage_node.errors import UsageError
+from triage_node.errors import InferenceError, UsageError
 from triage_node.infer.bundle import find_bundle
 from triage_node.infer.predict import Predictor
-from triage_node.learn.evaluation.heads import TEST_SEED, Case, iterate_simulated, judge_head
+from triage_node.learn.evaluation.heads import Case, iterate_simulated, judge_head
 from triage_node.learn.evaluation.images import judge_pictures
 from triage_node.learn.evaluation.judgement import Failure, Judgement
 from triage_node.learn.evaluation.labels import Label, read_labels
@@ -35,7 +35,6 @@ class Question:
     prevalence: float = 0.1
     mask_labels: str | None = None
     heads: int = 40
-    first_seed: int = TEST_SEED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,12 +76,19 @@ def _answers(question: Question, labels: list[Label], predictor: Predictor) -> I
         yield from tqdm(judge_pictures(predictor, labels), total=len(labels), desc="pictures", unit="picture")
         return
     for case in _cases(question, labels):
-        yield judge_head(predictor, case) if isinstance(case, Case) else case
+        yield _judged(predictor, case) if isinstance(case, Case) else case
+
+
+def _judged(predictor: Predictor, case: Case) -> Judgement | Failure:
+    try:
+        return judge_head(predictor.predict(case.volume), case)
+    except InferenceError as error:
+        return Failure(name=case.name, reason=str(error))
 
 
 def _cases(question: Question, labels: list[Label]) -> Iterator[Case | Failure]:
     if question.kind == "simulated":
-        yield from iterate_simulated(question.root, first_seed=question.first_seed, count=question.heads)
+        yield from iterate_simulated(question.root, count=question.heads)
         return
     meaning = parse_mask_labels(question.mask_labels) if question.mask_labels else OWN_LABELS
     for series in tqdm(find_series(question.root), desc="volumes", unit="series"):

@@ -1,0 +1,109 @@
+"""The model card of a bundle: what it is, what it learned from, what it is worth, and what nobody knows of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from triage_node.domain import CLASSES
+
+
+def model_card(name: str, version: str, metrics: Mapping[str, Any]) -> str:
+    """Markdown, from the metrics that `release` writes beside it."""
+    simulated, training, grid = metrics["simulated"], metrics["training"], metrics["grid"]
+    slices = simulated["slice_metrics"]["any"]
+    return f"""# Model card: {name} {version}
+
+**Research software. Not for clinical use, not for primary diagnosis.** Written by `triage_node.learn.release` together
+with the weights; the same figures are in metrics.json.
+
+## What it is
+A 2.5-D multi-task network (`networks/triagenet.py`; plain torch) for adult non-contrast axial head CT. It sees each
+slice at {grid["size_px"]} x {grid["size_px"]} pixels of {grid["spacing_mm"]} mm in three windows, and the slices below
+and above in one; a single slice or picture works too. It gives the probability of any intracranial hemorrhage and of
+five subtypes for slice and series, a mask of the subtypes, and whether subdural blood is chronic.
+
+## What it learned from
+Simulated heads only (`triage_node.simulate`, varied further by `learn/augment.py`): {training["slices_rendered"]}
+slices, {training["image_passes"]} image passes in {training["steps"]} steps, {training["wall_hours"]} hours. The folds
+of three quarters of the brains are those of the MNI152 template (through nilearn); all else is functions of our own.
+**No real image, and so no real hemorrhage, was used in training.** The simulator was tuned while looking at the one
+real head below and its profile under the inner table; thresholds and calibration were not.
+
+## Figures on simulated series
+{simulated["series"]} series that neither training nor tuning saw (`learn/test-series.toml`, frozen before training),
+with scanner settings that training never draws; of their slices {slices["positives"]} with and {slices["negatives"]}
+without blood. They say how well the simulation was learned, **not** how well patients are read. Sensitivity and
+specificity are at probability 0.5; AUC with a bootstrap interval of 95 %; bias is of the volume.
+
+| class | slice AUC | series AUC | sensitivity | specificity | Dice | volume bias |
+| --- | --- | --- | --- | --- | --- | --- |
+{_rows(simulated)}
+
+Alerts by the default rules, in 100 studies of which {100 * metrics["alerts"][0]["prevalence"]:.0f} bleed:
+
+| priority | sensitivity | specificity | alerts | of them false |
+| --- | --- | --- | --- | --- |
+{_alert_rows(metrics["alerts"])}
+
+![ROC](figures/roc.png) ![scores](figures/scores.png)
+![calibration](figures/reliability.png) ![volumes](figures/volumes.png)
+![training](figures/curves.png)
+
+## Real heads without hemorrhage
+{_negatives(metrics["real_negatives"])}
+
+![under the inner table](figures/rim.png)
+
+## What is not known, and what it must not be used for
+- Sensitivity for real hemorrhage: no labelled real hemorrhage was at hand. Do not assume it.
+- Never let it take a study out of a worklist, or stand in for a reader: a negative is no finding.
+- Children, surgery, implants, metal, contrast, strong motion, tumours and fresh infarcts were not simulated.
+- Subarachnoid blood in thin films and subdural blood as bright as the brain are the weakest; expect misses.
+- Volumes are of the mask; they inherit all its errors. The interval is what simulation gave.
+- Probabilities are calibrated on simulated series, half of which bleed: they are no frequencies in a hospital.
+"""
+
+
+def _rows(simulated: Mapping[str, Any]) -> str:
+    return "\n".join(_row(name, simulated["slice_metrics"][name], simulated["metrics"][name]) for name in CLASSES)
+
+
+def _row(name: str, slices: Mapping[str, Any] | None, series: Mapping[str, Any] | None) -> str:
+    if series is None:
+        return f"| {name} | - | - | - | - | - | - |"
+    bias = series["volume"] and series["volume"]["relative_bias_percent"]
+    low, high = series["auc_ci95"] or (None, None)
+    cells = [
+        _text(None if slices is None else slices["auc"]),
+        f"{_text(series['auc'])} ({_text(low)} to {_text(high)})",
+        _text(series["recall"]),
+        _text(series["specificity"]),
+        _text(series["segmentation"] and series["segmentation"]["dice"]),
+        _text(bias, 1) + " %",
+    ]
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def _alert_rows(alerts: Sequence[Mapping[str, Any]]) -> str:
+    return "\n".join(
+        f"| {of['priority']} | {of['sensitivity']:.3f} | {of['specificity']:.3f} "
+        f"| {of['alerts_per_100_studies']:.1f} | {of['false_alerts_per_100_studies']:.1f} |"
+        for of in alerts
+    )
+
+
+def _negatives(results: Sequence[Mapping[str, Any]]) -> str:
+    if not results:
+        return "None was at hand."
+    return "\n".join(
+        f"- {result['origin']}, {result['slices']} slices: series probability {result['probabilities']['any']:.2f}, "
+        f"{result['slices_at_or_above_0.5']} slices at or above 0.5, "
+        f"false volume {result['false_volume_ml']['any']:.2f} mL "
+        f"(without the series gate {result['false_volume_without_series_gate_ml']['any']:.2f} mL)."
+        for result in results
+    )
+
+
+def _text(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
