@@ -27,8 +27,8 @@ def test_the_truth_mask_measures_its_physical_volume(
     geometry = axial_geometry(
         slices=slices, spacing_mm=spacing_mm, tilt_deg=tilt_deg, rows=256, columns=256, pixel_spacing_mm=0.9
     )
-    head = simulate_head(seed=5, subtypes=("intraparenchymal",), geometry=geometry, lesion_volume_ml=30)
-    paths = write_series(head, tmp_path, seed=5, created_at=datetime(2026, 1, 1, tzinfo=UTC))
+    head = simulate_head(seed=6, subtypes=("intraparenchymal",), geometry=geometry, lesion_volume_ml=30)
+    paths = write_series(head, tmp_path, seed=6, created_at=datetime(2026, 1, 1, tzinfo=UTC))
     volume = assemble(paths)
     assert volume.tilt_deg == pytest.approx(tilt_deg, abs=0.1)
     in_order = np.argsort(geometry.positions_mm @ volume.normal)
