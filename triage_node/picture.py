@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,8 @@ WHITE_HU: Final = 80.0
 """Grey 255; black is 0 HU: the brain window, centre 40, width 80."""
 _FORMATS: Final = ("PNG", "JPEG")
 _LEAST_PX: Final = 32
+_LONGEST: Final = 4
+_ENOUGH_PX: Final = 1024
 _MOST_PX: Final = 50_000_000
 """More pixels than any slice has; a file of few bytes may claim any number."""
 _CANVAS_HEADS: Final = 1.3
@@ -33,6 +35,7 @@ _LOOK_PX: Final = 256
 _CORNER_SHARE: Final = 0.06
 _QUIET_GREY: Final = 8.0
 """Half of the pixels of a corner lie this near to its median where it is background; brain is noisier."""
+_BORDER_SHARE: Final = 0.6
 _LEAST_CONTRAST_GREY: Final = 16.0
 _OPENING_SHARE: Final = 0.012
 """Letters and scale bars have strokes up to twice this share of the picture."""
@@ -65,15 +68,17 @@ class Head:
         return max(int(along.stop - along.start) for along in (self.rows, self.columns))
 
 
-def read_picture(path: Path) -> UInt8Array:
+def read_picture(source: Path | BinaryIO) -> UInt8Array:
     """(rows, columns) uint8 grey of a PNG or JPEG file: grey or colour, palette, 16 bits, transparent on black.
 
-    Pixels of 16 bits are brought to 8 by the bits that are in use. Raises UsageError with the reason, not the path.
+    Pixels of 16 bits are brought to 8 by the bits that are in use; pictures of 2048 pixels and more are made smaller by
+    a whole factor. Raises UsageError with the reason, not the path.
     """
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with Image.open(source, formats=_FORMATS) as image:
             _require_size(image)
-            return _grey(ImageOps.exif_transpose(image))
+            grey = _grey(ImageOps.exif_transpose(image))
+            return np.asarray(Image.fromarray(grey).reduce(max(1, max(grey.shape) // _ENOUGH_PX)))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what pillow's readers raise
         raise UsageError("no readable PNG or JPEG picture") from error
 
@@ -115,12 +120,14 @@ def find_head(grey: UInt8Array) -> Head:
         if found is None:
             break
         mask, background = found
-        box_rows, box_columns = ndimage.find_objects(mask.astype(np.int8))[0]
+        box_rows, box_columns = _box(mask)
         box = _shifted(box_rows, rows.start), _shifted(box_columns, columns.start)
-        if mask[box_rows, box_columns].mean() < _PANEL_FILL:
+        if not _is_panel(mask):
             whole = np.zeros(grey.shape, np.bool_)
             whole[rows, columns] = mask
             return Head(rows=box[0], columns=box[1], mask=whole, background=background)
+        if min(box_rows.stop - box_rows.start, box_columns.stop - box_columns.start) < _LEAST_PX:
+            break
         rows, columns = _without_frame(*box)
     return Head(rows=rows, columns=columns, mask=None, background=0.0)
 
@@ -131,6 +138,8 @@ def find_head(grey: UInt8Array) -> Head:
 def _require_size(image: Image.Image) -> None:
     if min(image.size) < _LEAST_PX:
         raise UsageError(f"the picture is smaller than {_LEAST_PX} pixels")
+    if max(image.size) > _LONGEST * min(image.size):
+        raise UsageError(f"the picture is more than {_LONGEST} times as long as wide")
     if image.size[0] * image.size[1] > _MOST_PX:
         raise UsageError(f"the picture has more than {_MOST_PX // 1_000_000} million pixels")
 
@@ -168,20 +177,30 @@ def _piece(grey: UInt8Array) -> tuple[NDArray[np.bool_], float] | None:
     if not count or areas.max() < _LEAST_HEAD_SHARE * small.size:
         return None
     mask = pieces == 1 + int(areas.argmax())
-    if level >= _WHITE_GREY and np.mean(np.abs(small[mask] - level) <= contrast) < _NO_BONE_SHARE:
+    is_bare = np.mean(np.abs(small[mask] - level) <= contrast) < _NO_BONE_SHARE
+    if level >= _WHITE_GREY and is_bare and not _is_panel(mask):
         mask = _with_rim(mask)  # bone is as white as the background, and what stood out is the brain
     enlarged = np.repeat(np.repeat(mask, factor, axis=0), factor, axis=1)
     return enlarged[: grey.shape[0], : grey.shape[1]], level
 
 
+def _box(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
+    rows, columns = ndimage.find_objects(mask.astype(np.int8))[0]
+    return rows, columns
+
+
+def _is_panel(mask: NDArray[np.bool_]) -> bool:
+    return float(mask[_box(mask)].mean()) >= _PANEL_FILL
+
+
 def _with_rim(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    longer_side = max(int(np.ptp(where)) for where in np.nonzero(mask))
+    longer_side = max(int(along.stop - along.start) for along in _box(mask))
     wider: NDArray[np.bool_] = ndimage.binary_dilation(mask, iterations=max(1, round(_BONE_SHARE * longer_side)))
     return wider
 
 
 def _background(grey: NDArray[np.float32]) -> tuple[float, float] | None:
-    """Level and least contrast of what is none; None unless two corners are quiet and agree."""
+    """Level and least contrast of what is none: of two quiet corners that agree, else of most of the border."""
     side = max(2, round(_CORNER_SHARE * min(grey.shape)))
     corners = [grey[r, c] for r in (slice(side), slice(-side, None)) for c in (slice(side), slice(-side, None))]
     levels = np.array([np.median(corner) for corner in corners])
@@ -189,10 +208,12 @@ def _background(grey: NDArray[np.float32]) -> tuple[float, float] | None:
     quiet = spreads <= _QUIET_GREY
     agreeing = [quiet & (np.abs(levels - level) <= _LEAST_CONTRAST_GREY) for level in levels]
     most = max(range(4), key=lambda corner: int(agreeing[corner].sum()))
-    if not quiet[most] or agreeing[most].sum() < 2:
-        return None
-    level = float(np.median(levels[agreeing[most]]))
-    return level, max(_LEAST_CONTRAST_GREY, 4.0 * float(spreads[agreeing[most]].max()))
+    if quiet[most] and agreeing[most].sum() >= 2:
+        contrast = max(_LEAST_CONTRAST_GREY, 4.0 * float(spreads[agreeing[most]].max()))
+        return float(np.median(levels[agreeing[most]])), contrast
+    border = np.concatenate([grey[:2].ravel(), grey[-2:].ravel(), grey[2:-2, :2].ravel(), grey[2:-2, -2:].ravel()])
+    level = float(np.median(border))  # letters in the corners
+    return (level, _LEAST_CONTRAST_GREY) if np.mean(np.abs(border - level) <= _QUIET_GREY) >= _BORDER_SHARE else None
 
 
 def _shifted(along: slice, by: int) -> slice:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import sys
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from triage_node.assemble import assemble
 from triage_node.cli import main
 from triage_node.domain import CLASSES, SUBTYPES, Volume
 from triage_node.errors import UsageError
-from triage_node.learn.dataset import as_volume
+from triage_node.learn.dataset import EVALUATION_SEED, as_volume, draw_geometry
 from triage_node.learn.evaluation.figures import write_figures
 from triage_node.learn.evaluation.heads import Case
 from triage_node.learn.evaluation.judgement import Failure
@@ -143,6 +144,19 @@ def in_four_dimensions(path: Path) -> None:
     nibabel.Nifti1Image(np.zeros((8, 8, 8, 2), np.int16), np.eye(4)).to_filename(path)
 
 
+def in_colour(path: Path) -> None:
+    values = np.zeros((8, 8, 8), [("R", np.uint8), ("G", np.uint8), ("B", np.uint8)])
+    nibabel.Nifti1Image(values, np.eye(4)).to_filename(path)
+
+
+def without_size(path: Path) -> None:
+    nibabel.Nifti1Image(np.zeros((8, 8, 8), np.int16), np.eye(4)).to_filename(path)
+    data = bytearray(gzip.decompress(path.read_bytes()))
+    data[252:254] = (0).to_bytes(2, "little")  # qform_code
+    data[280:328] = bytes(48)  # srow_x, srow_y, srow_z
+    path.write_bytes(gzip.compress(bytes(data)))
+
+
 def without_orientation(path: Path) -> None:
     nibabel.Nifti1Image(np.zeros((8, 8, 8), np.int16), None).to_filename(path)
 
@@ -151,11 +165,19 @@ def no_nifti(path: Path) -> None:
     path.write_bytes(b"not compressed")
 
 
+def cut_off(path: Path) -> None:
+    nibabel.Nifti1Image(np.random.default_rng(1).integers(0, 99, (8, 8, 8), np.int16), np.eye(4)).to_filename(path)
+    path.write_bytes(path.read_bytes()[:-200])
+
+
 @pytest.mark.parametrize(
     ("write", "said"),
     [
+        (cut_off, "cannot be read as NIfTI"),
         (sheared, r"14\.0 degrees off a right angle"),
-        (in_four_dimensions, "no stack of slices"),
+        (in_four_dimensions, "no stack of grey slices"),
+        (in_colour, "no stack of grey slices"),
+        (without_size, "no size"),
         (without_orientation, "no orientation"),
         (no_nifti, "cannot be read as NIfTI"),
     ],
@@ -335,6 +357,23 @@ def test_volumes_end_to_end_as_a_table(
     assert report["slice_metrics"]["any"]["positives"] > 0
     assert report["cases"][0]["labels"] == {name: int(name in ("any", "intraparenchymal")) for name in CLASSES}
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"scores.png", "confusion.png"}
+
+
+def test_simulated_heads_are_kept_and_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    seed = EVALUATION_SEED + 7
+    geometry = draw_geometry(np.random.default_rng(seed))
+    shape = (len(geometry.positions_mm), geometry.rows, geometry.columns)
+    truth = np.zeros(shape, np.uint8)
+    truth[3, 90:110, 90:110] = 1 + SUBTYPES.index("subdural")
+    (tmp_path / f"head-{seed}").mkdir()
+    np.save(tmp_path / f"head-{seed}" / "hu.npy", np.full(shape, -1000, np.int16))
+    np.save(tmp_path / f"head-{seed}" / "truth.npy", truth)
+    options = ["--dataset", "simulated", "--root", str(tmp_path), "--heads", "1", "--first-seed", str(seed), "--json"]
+    assert main(["evaluate", *options]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [case["file"] for case in report["cases"]] == [f"head-{seed}"]
+    assert report["cases"][0]["labels"] == {name: int(name in ("any", "subdural")) for name in CLASSES}
+    assert report["slice_metrics"]["subdural"]["positives"] == 1
 
 
 def test_nothing_readable_is_a_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import pickle
 import signal
@@ -26,7 +27,7 @@ from triage_node.infer.framing import prediction_frame, prediction_from_frame, r
 from triage_node.infer.measure import volumes_ml
 from triage_node.infer.predict import Predictor
 from triage_node.infer.process import InferenceProcess
-from triage_node.infer.series import series_probabilities
+from triage_node.infer.series import highest_slices, series_probabilities
 from triage_node.learn.export import BundleSettings, write_bundle
 from triage_node.networks import TriageNet, TriageNetConfig, UNet, UNetConfig
 from triage_node.transforms import Grid, Stack
@@ -120,6 +121,10 @@ def _edit(old: str, new: str) -> Callable[[Path], None]:
     return edit
 
 
+def _append(table: str) -> Callable[[Path], None]:
+    return _edit("[outputs]", f"{table}\n[outputs]")
+
+
 def _flip_a_weight(folder: Path) -> None:
     path = folder / "weights.safetensors"
     data = bytearray(path.read_bytes())
@@ -144,9 +149,9 @@ def _flip_a_weight(folder: Path) -> None:
         (_edit("any = 0.0", "any = -inf"), r"\[calibration.offset\] any must be finite float, not -inf"),
         (_edit("subdural = 0.2", "subdural = 1.2"), r"\[thresholds\] probabilities must be above 0 and at most 1"),
         (_edit("any = 1.0", "any = -1.0"), r"\[calibration.slope\] must be above 0"),
-        (_edit("[series]", "[series]\nany = [-1.0, 0.0, 0.0]"), "its weights, must not be below 0"),
-        (_edit("[series]", "[series]\nany = [1.0, nan, 0.0]"), r"\[series\] any must be 3 finite numbers"),
-        (_edit("[volume_interval]", "[volume_interval]\nany = [2.0, 1.0]"), "must be a lower and a higher number"),
+        (_append("[series]\nany = [-1.0, 0.0, 0.0]"), "its weights, must not be below 0"),
+        (_append("[series]\nany = [1.0, nan, 0.0]"), r"\[series\] any must be 3 finite numbers"),
+        (_append("[volume_interval]\nany = [2.0, 1.0]"), "must be a lower and a higher number"),
         (_edit('classes = ["any", ', "classes = ["), 'classes must hold "any"'),
         (_edit("slab_mm = 0.0", "slab_mm = -1.0"), r"\[stack\] neighbour_mm must be above 0"),
         (_edit("neighbours = false", "neighbors = false"), r"\[stack\] unknown key 'neighbors'"),
@@ -351,41 +356,39 @@ def test_a_subtype_below_its_series_threshold_has_no_volume(tiny_bundle: Path) -
     assert Predictor(tiny_bundle).predict(_noise_volume()).volumes_ml["any"] == 0.0
 
 
-UNWEIGHTED = dict.fromkeys(CLASSES, SeriesWeights())
-NO_BLOOD = dict.fromkeys(CLASSES, 0.0)
-
-
 def test_one_lone_slice_must_be_surer_than_three_in_a_row() -> None:
     lone, row = np.zeros((9, 6), np.float32), np.zeros((9, 6), np.float32)
     lone[4, 5], row[3:6, 5] = 0.8, 0.8
-    assert series_probabilities(lone, NO_BLOOD, UNWEIGHTED)["subdural"] == pytest.approx(0.5)
-    sure = series_probabilities(np.full((1, 6), 0.99, np.float32), NO_BLOOD, UNWEIGHTED)
-    assert (sure["any"] or 0) > 0.95
-    said = series_probabilities(row, NO_BLOOD, UNWEIGHTED)
-    assert said["subdural"] == said["any"] == pytest.approx(0.8)
+    assert highest_slices(lone)[5] == pytest.approx(0.5)
+    assert highest_slices(np.full((1, 6), 0.99, np.float32))[0] > 0.95
+    assert highest_slices(row)[5] == pytest.approx(0.8)
 
 
-def test_volume_counts_by_the_weights_of_its_subtype() -> None:
-    slices = np.full((9, 6), 0.5, np.float32)
-    weights = UNWEIGHTED | {"subdural": SeriesWeights(highest=1.0, volume=2.0, offset=-3.0)}
-    said = [series_probabilities(slices, NO_BLOOD | {"subdural": ml}, weights)["subdural"] for ml in (0.0, 0.9, 9.9)]
-    np.testing.assert_allclose(said, 1 / (1 + np.exp([3.0, 1.0, -1.0])), rtol=1e-4)  # type: ignore[arg-type]
-    assert series_probabilities(slices, dict.fromkeys(CLASSES), weights)["subdural"] == pytest.approx(said[0])
+def test_a_series_is_as_probable_as_its_slices_and_its_volume_say() -> None:
+    slices, plain = np.full((5, 6), 0.3, np.float32), dict.fromkeys(CLASSES, SeriesWeights())
+    nothing: dict[str, float | None] = dict.fromkeys(CLASSES, 0.0)
+    assert series_probabilities(slices, nothing, plain)["subdural"] == pytest.approx(0.3)
+    heavy = {**plain, "subdural": SeriesWeights(highest=1.0, volume=2.0, offset=-1.0)}
+    with_blood = series_probabilities(slices, {**nothing, "subdural": 9.9}, heavy)
+    assert with_blood["subdural"] == pytest.approx(1 / (1 + math.exp(-(math.log(0.3 / 0.7) + 2 * 2 - 1))))
+    assert with_blood["any"] == with_blood["subdural"], "never less than a subtype"
+    assert with_blood["epidural"] == pytest.approx(0.3), "one subtype does not touch the others"
 
 
-def test_the_weights_of_a_series_and_its_intervals_come_from_the_bundle(tiny_bundle: Path) -> None:
-    before = Predictor(tiny_bundle).predict(_noise_volume())
-    assert set(before.volume_intervals_ml.values()) == {None}
-    _edit("[series]", "[series]\nsubdural = [1.0, 0.0, -2.0]")(tiny_bundle)
-    _edit("[volume_interval]", "[volume_interval]\nsubdural = [0.5, 2.0]")(tiny_bundle)
-    after = Predictor(tiny_bundle).predict(_noise_volume())
-    odds = [
-        (said.probabilities["subdural"] or 0) / (1 - (said.probabilities["subdural"] or 0)) for said in (before, after)
-    ]
-    assert odds[1] == pytest.approx(odds[0] * np.exp(-2.0), rel=1e-4)
-    measured_ml = after.volumes_ml["subdural"]
-    assert measured_ml is not None
-    assert after.volume_intervals_ml["subdural"] == (0.5 * measured_ml, 2 * measured_ml)
+def test_a_volume_comes_with_the_interval_of_the_bundle(tiny_bundle: Path) -> None:
+    assert set(Predictor(tiny_bundle).predict(_noise_volume()).volume_intervals_ml.values()) == {None}
+    settings = tiny_bundle / "bundle.toml"
+    settings.write_text(settings.read_text() + "\n[volume_interval]\nany = [0.5, 2.0]\n")
+    told = Predictor(tiny_bundle).predict(_noise_volume())
+    assert told.volume_intervals_ml["any"] == pytest.approx((told.volumes_ml["any"] * 0.5, told.volumes_ml["any"] * 2))
+    assert told.volume_intervals_ml["subdural"] is None
+
+
+def test_series_weights_must_be_three_finite_numbers(tiny_bundle: Path) -> None:
+    settings = tiny_bundle / "bundle.toml"
+    settings.write_text(settings.read_text() + "\n[series]\nsubdural = [1.0, nan, 0.0]\n")
+    with pytest.raises(InferenceError, match=r"\[series\] subdural must be 3 finite numbers"):
+        Predictor(tiny_bundle)
 
 
 # ---------------------------------------------------------------- process

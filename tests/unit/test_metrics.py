@@ -54,6 +54,10 @@ def test_the_interval_holds_the_auc_is_seeded_and_narrows_with_cases() -> None:
     assert few[1] - few[0] > 3 * (many[1] - many[0])
 
 
+def test_the_interval_counts_ties_half_too() -> None:
+    assert auc_interval(*cases([0.5, 0.5, 0.5], [0.5, 0.5])) == [0.5, 0.5]
+
+
 def test_sensitivity_at_a_specificity_is_that_of_the_best_threshold_that_keeps_it() -> None:
     scores, truth = cases([0.44, 0.42, 0.3, 0.9], list(TEN_NEGATIVES))
     assert sensitivity_at_specificity(scores, truth, 1.0) == 0.25

@@ -69,12 +69,22 @@ def test_the_head_is_found_in_a_picture_of_any_size(size: int) -> None:
     assert_found(picture, (top, bottom, left, right))
 
 
-def test_letters_and_a_scale_bar_are_no_head() -> None:
+def test_letters_in_every_corner_and_a_scale_bar_are_no_head() -> None:
     image = Image.fromarray(grey((40, 80)))
     draw = ImageDraw.Draw(image)
-    draw.text((2, 2), "ABC 12\nXYZ", fill=255)
+    for corner in ((0, 0), (160, 0), (0, 175), (160, 175)):
+        draw.text(corner, "ABC 12\nXYZ 34", fill=255)
     draw.rectangle((3, 60, 6, 150), fill=255)
     assert_found(np.asarray(image), head_box((40, 80)))
+
+
+def test_logos_in_every_corner_are_no_head() -> None:
+    picture = grey((40, 80)).copy()
+    logo = np.random.default_rng(1).integers(0, 256, (24, 24), np.uint8)
+    for rows in (slice(24), slice(-24, None)):
+        for columns in (slice(24), slice(-24, None)):
+            picture[rows, columns] = logo
+    assert_found(picture, head_box((40, 80)))
 
 
 def test_a_head_that_touches_the_border_is_found() -> None:
@@ -83,10 +93,11 @@ def test_a_head_that_touches_the_border_is_found() -> None:
     assert_found(grey((40, 80))[top:bottom, left:right], (0, bottom - top, 0, right - left))
 
 
-def test_margins_of_a_white_page_are_passed_over() -> None:
+@pytest.mark.parametrize("window", WINDOWS)
+def test_margins_of_a_white_page_are_passed_over(window: tuple[int, int]) -> None:
     page = np.full((330, 290), 255, np.uint8)
-    page[60:260, 30:230] = grey((40, 80))
-    top, bottom, left, right = head_box((40, 80))
+    page[60:260, 30:230] = grey(window)
+    top, bottom, left, right = head_box(window)
     assert_found(page, (top + 60, bottom + 60, left + 30, right + 30))
 
 
@@ -141,6 +152,13 @@ def test_sixteen_bits_are_brought_to_eight_by_those_in_use(tmp_path: Path) -> No
         np.testing.assert_array_equal(read_picture(tmp_path / name), picture)
 
 
+def test_a_huge_picture_is_made_smaller(tmp_path: Path) -> None:
+    Image.fromarray(grey((40, 80))).resize((4200, 4200)).save(tmp_path / "a.png", compress_level=1)
+    read = read_picture(tmp_path / "a.png")
+    assert read.shape == (1050, 1050)
+    assert_found(read, tuple(round(edge * 1050 / 200) for edge in head_box((40, 80))))
+
+
 def test_what_is_transparent_is_black(tmp_path: Path) -> None:
     alpha = Image.new("LA", (40, 40), (255, 0))
     alpha.putpixel((20, 20), (200, 255))
@@ -181,6 +199,9 @@ def test_a_file_that_is_no_picture_is_refused(data: bytes, said: str, tmp_path: 
 def test_a_picture_too_small_or_too_large_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
     Image.new("L", (20, 100)).save(tmp_path / "small.png")
     Image.new("1", (7200, 7200)).save(tmp_path / "large.png")
+    Image.new("L", (40, 200)).save(tmp_path / "strip.png")
+    with pytest.raises(UsageError, match="more than 4 times"):
+        read_picture(tmp_path / "strip.png")
     with pytest.raises(UsageError, match="smaller than 32"):
         read_picture(tmp_path / "small.png")
     with pytest.raises(UsageError, match="more than 50 million"):

@@ -15,6 +15,7 @@ from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 from scipy import ndimage
 
 from tests.tools import require_tool
+from triage_node.assemble import assemble
 from triage_node.domain import SUBTYPES
 from triage_node.errors import UsageError
 from triage_node.simulate import (
@@ -25,6 +26,7 @@ from triage_node.simulate import (
     write_case,
     write_series,
 )
+from triage_node.simulate.vendors import VENDORS
 
 CREATED_AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 COARSE = axial_geometry(slices=11, spacing_mm=14.0, rows=96, columns=96, pixel_spacing_mm=2.4)
@@ -33,6 +35,12 @@ COARSE = axial_geometry(slices=11, spacing_mm=14.0, rows=96, columns=96, pixel_s
 @cache
 def coarse_head(subtype: str) -> SimulatedHead:
     return simulate_head(seed=5, subtypes=[subtype], geometry=COARSE, noise_hu=2.0, measure_volumes=False)
+
+
+@cache
+def tilted_head() -> SimulatedHead:
+    geometry = axial_geometry(slices=16, spacing_mm=8.0, tilt_deg=12, rows=112, columns=112, pixel_spacing_mm=2.1)
+    return simulate_head(seed=8, geometry=geometry, measure_volumes=False)
 
 
 def truth_ml(head: SimulatedHead) -> float:
@@ -172,6 +180,28 @@ def test_every_file_passes_dciodvfy(tmp_path: Path, signed: bool) -> None:
     for path in write_series(coarse_head("subdural"), tmp_path, seed=5, created_at=CREATED_AT, signed=signed)[:2]:
         said = subprocess.run([tool, str(path)], capture_output=True, text=True, check=False)
         assert "Error" not in said.stdout + said.stderr
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_the_headers_of_every_vendor_pass_dciodvfy_and_assemble_to_the_same_volume(tmp_path: Path, vendor: str) -> None:
+    """Two series of each: their scanners differ. The tilt is told with either sign, and the images count either way."""
+    tool = require_tool("dciodvfy")
+    head = tilted_head()
+    for seed in (1, 2):
+        paths = write_series(head, tmp_path / str(seed), seed=seed, created_at=CREATED_AT, vendor=vendor)
+        said = subprocess.run([tool, str(paths[0])], capture_output=True, text=True, check=False)
+        assert "Error" not in said.stdout + said.stderr
+        volume = assemble(paths)
+        assert np.array_equal(volume.hu, head.hu)
+        assert np.allclose(volume.positions_mm, head.geometry.positions_mm, atol=1e-3)
+        assert np.allclose(volume.orientation, head.geometry.orientation, atol=1e-6)
+        assert volume.pixel_spacing_mm == pytest.approx(head.geometry.pixel_spacing_mm)
+        assert volume.tilt_deg == pytest.approx(12, abs=0.1)
+
+
+def test_a_vendor_we_do_not_know_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="GE, SIEMENS, PHILIPS, CANON"):
+        write_series(coarse_head("epidural"), tmp_path, seed=1, created_at=CREATED_AT, vendor="ACME")
 
 
 @pytest.mark.parametrize("transfer_syntax", [None, RLELossless, JPEGLSLossless, JPEG2000Lossless])

@@ -20,6 +20,7 @@ from triage_node.learn.chance import Chance
 from triage_node.learn.picture import PictureConfig, as_pictures
 from triage_node.learn.pool import Drawn
 from triage_node.learn.pose import Framing, PoseConfig, Slices, head_framing, posed
+from triage_node.picture import HEAD_MM
 from triage_node.transforms import WINDOWS_HU, Grid
 
 
@@ -121,7 +122,7 @@ def to_network(hu: Tensor) -> Tensor:
 
 def _framing(hu: Tensor, as_picture: Tensor, source: Grid, picture: PictureConfig, chance: Chance) -> Framing:
     """A picture is as large as the longer side of its head says; else the stored middle and the true size hold."""
-    longer_side_mm = picture.longer_side_mm * chance.uniform(1 - picture.zoom, 1 + picture.zoom).flatten()
+    longer_side_mm = HEAD_MM * chance.uniform(1 - picture.zoom, 1 + picture.zoom).flatten()
     fitted = head_framing(hu, source.spacing_mm, longer_side_mm)
     return Framing(
         middle_px=torch.where(as_picture.unsqueeze(1), fitted.middle_px, 0.0),

@@ -11,18 +11,23 @@ _NOT_LOSSES: Final = frozenset({"step", "pool", "s_per_step", "grid_px"})
 
 
 def draw_curves(record: Mapping[str, Any], path: Path) -> None:
-    """One panel for each loss of `record`, in training and validation, as PNG. Needs matplotlib."""
+    """The losses of `record`, the sum on the left and its parts on the right, as PNG. Needs matplotlib."""
     from matplotlib.figure import Figure
 
-    points = record["curve"]
-    names = [name for name in points[0] if name not in _NOT_LOSSES] if points else []
-    if not names:
-        return
-    figure = Figure(figsize=(4 * len(names[::2]), 6), layout="constrained")
-    panels = figure.subplots(2, len(names[::2]), squeeze=False).flat
-    for name, panel in zip(names, panels, strict=False):
-        for label, part in (("training", points), ("validation", record["validation"])):
-            panel.plot([point["step"] for point in part], [point[name] for point in part], label=label)
-        panel.set(title=name, xlabel="step", yscale="log")
-        panel.legend()
+    figure = Figure(figsize=(12, 5))
+    panels = figure.subplots(1, 2)
+    for part, style in (("curve", "-"), ("validation", "o--")):
+        points = record[part]
+        steps = [point["step"] for point in points]
+        names = [name for name in points[0] if name not in _NOT_LOSSES] if points else []
+        for index, name in enumerate(names):
+            label = name if part == "curve" else f"{name}, validation"
+            values = [point[name] for point in points]
+            panels[int(name != "total")].plot(steps, values, style, color=f"C{index}", label=label, markersize=3)
+    for panel in panels:
+        panel.set_xlabel("step")
+        panel.set_ylim(bottom=0)
+        panel.grid(visible=True, alpha=0.3)
+        if panel.lines:
+            panel.legend(fontsize="x-small")
     figure.savefig(path, dpi=80)

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from triage_node.domain import SUBTYPES, Float32Array, Int16Array, UInt8Array, Volume
 from triage_node.simulate import SimulatedHead, SliceGeometry, axial_geometry, simulate_head
+from triage_node.simulate.lesions import random_combination
 from triage_node.simulate.template import load_template
 from triage_node.transforms import Grid, place_grid, resampling_matrix, to_grid
 
@@ -33,7 +34,7 @@ _HEADS_PER_SHARD: Final = 8
 _RENDERED_PX: Final = 208
 _SHARE_WITHOUT_BLOOD: Final = 0.4
 """Of the heads; a head with blood has slices without, so that some 65 % of all slices are negative."""
-_SECOND_SUBTYPE: Final = 0.3
+_SEVERAL: Final = 0.3
 _WITH_TEMPLATE: Final = 0.75
 """Of the heads; the others have procedural folds, which differ more from head to head."""
 _BONE_HU: Final = 250
@@ -78,8 +79,7 @@ def draw_subtypes(rng: np.random.Generator) -> tuple[str, ...]:
     """What bleeds in one head; often nothing."""
     if rng.random() < _SHARE_WITHOUT_BLOOD:
         return ()
-    count = 2 if rng.random() < _SECOND_SUBTYPE else 1
-    return tuple(str(name) for name in rng.choice(SUBTYPES, size=count, replace=False))
+    return random_combination(rng) if rng.random() < _SEVERAL else (str(rng.choice(SUBTYPES)),)
 
 
 def draw_head(seed: int) -> tuple[SimulatedHead, Volume]:

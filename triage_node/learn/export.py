@@ -99,7 +99,8 @@ def _toml(name: str, version: str, sha256: str, settings: BundleSettings) -> str
 
 
 def _table(title: str, **values: Any) -> list[str]:
-    return ["", f"[{title}]", *_lines(**values)]
+    """Nothing where there are no values."""
+    return ["", f"[{title}]", *_lines(**values)] if values else []
 
 
 def _lines(**values: Any) -> list[str]:

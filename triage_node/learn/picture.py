@@ -1,14 +1,15 @@
 """Slices as 8-bit pictures of unknown window, and what inference makes of such pictures.
 
-Inference takes grey 0..255 for 0..80 HU, one slice without neighbours, its head scaled to a longer side of 190 mm.
+Inference takes grey 0..255 for 0..80 HU and every head for 190 mm long, one slice without neighbours (see
+triage_node.picture).
 What a picture shows is drawn widely: window, gamma, background, letters, resolution, JPEG blocks, sharpness, crop.
 Without wide windows, pictures with a light background were missed (measured in a first attempt).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from math import pi
 from typing import Final
 
 import torch
@@ -16,10 +17,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from triage_node.learn.chance import Chance
-from triage_node.transforms import PADDING_HU, Grid
+from triage_node.picture import WHITE_HU
+from triage_node.transforms import Grid
 
-PICTURE_HU: Final = 80.0
-"""HU that inference reads into white; black is 0."""
 _AIR_HU: Final = -300.0
 _BLOCK_PX: Final = 8
 
@@ -28,9 +28,8 @@ _BLOCK_PX: Final = 8
 class PictureConfig:
     """How pictures differ; amounts are drawn uniformly unless said otherwise."""
 
-    longer_side_mm: float = 190.0
-    """Of the head's bounding box, as inference assumes; shown up to `zoom` larger or smaller."""
     zoom: float = 0.12
+    """Up to so much larger or smaller than picture.HEAD_MM, as inference takes every head to be."""
     width_hu: tuple[float, float] = (55.0, 170.0)
     """Log-uniform."""
     wide_share: float = 0.1
@@ -52,21 +51,28 @@ class PictureConfig:
     """Below 0 softer, above 0 sharper."""
     crop_share: float = 0.5
     crop_margin_mm: tuple[float, float] = (0.0, 25.0)
-    """Left around the head; beyond the picture inference sees air."""
+    """Left around the head; beyond a picture inference goes on with its background."""
 
 
 def as_pictures(hu: Tensor, grid: Grid, config: PictureConfig, seed: int) -> Tensor:
-    """(n, 1, size, size) HU to the same shape of pseudo-HU in 0..80, and PADDING_HU beyond the edges of a picture."""
+    """(n, 1, size, size) HU to the same shape of pseudo-HU in 0..80, whole numbers as inference has them."""
     chance = Chance(seed, len(hu))
+    background = _background(config, chance)
     grey = _in_window(hu, config, chance)
     grey = _with_gamma(grey, config, seed)
-    grey = _on_background(grey, hu, config, chance)
+    grey = torch.where(_around(hu) & (background > 0), background, grey)
     grey = _lettered(grey, config, chance)
     grey = _coarsened(grey, grid, config, chance)
     grey = _sharpened(grey, config, chance)
     grey = _compressed(grey, config, chance)
-    grey = (255 * grey.clamp(0.0, 1.0)).round() / 255
-    return _cropped(PICTURE_HU * grey, hu, grid, config, chance)
+    grey = _cropped(grey, background, hu, grid, config, chance)
+    return (WHITE_HU * grey.clamp(0.0, 1.0)).round()
+
+
+def _background(config: PictureConfig, chance: Chance) -> Tensor:
+    """The grey of what is no head: mostly black, sometimes grey, sometimes white."""
+    level = torch.where(chance.share(0.4), 1.0, chance.uniform(0.05, 1.0))
+    return level * chance.share(config.background_share)
 
 
 def _in_window(hu: Tensor, config: PictureConfig, chance: Chance) -> Tensor:
@@ -79,18 +85,17 @@ def _in_window(hu: Tensor, config: PictureConfig, chance: Chance) -> Tensor:
 def _with_gamma(grey: Tensor, config: PictureConfig, seed: int) -> Tensor:
     from monai.transforms import RandAdjustContrast
 
-    transform = RandAdjustContrast(prob=config.gamma_share, gamma=config.gamma).set_random_state(seed=seed % 2**32)
+    transform = RandAdjustContrast(prob=config.gamma_share, gamma=config.gamma)
+    transform.set_random_state(seed=seed % 2**32)
     return torch.stack([transform(sample) for sample in grey])
 
 
-def _on_background(grey: Tensor, hu: Tensor, config: PictureConfig, chance: Chance) -> Tensor:
-    """One grey for all air from which a straight line along a row or a column leaves the picture."""
+def _around(hu: Tensor) -> Tensor:
+    """All air from which a straight line along a row or a column leaves the picture."""
     tissue = (hu > _AIR_HU).int()
     lines = [tissue.cumsum(axis) for axis in (2, 3)]
     lines += [tissue.flip(axis).cumsum(axis).flip(axis) for axis in (2, 3)]
-    outside = torch.stack([line == 0 for line in lines]).any(dim=0)
-    white = torch.where(chance.share(0.4), 1.0, chance.uniform(0.05, 1.0))
-    return torch.where(outside & chance.share(config.background_share), white, grey)
+    return torch.stack([line == 0 for line in lines]).any(dim=0)
 
 
 def _lettered(grey: Tensor, config: PictureConfig, chance: Chance) -> Tensor:
@@ -139,22 +144,24 @@ def _compressed(grey: Tensor, config: PictureConfig, chance: Chance) -> Tensor:
 def _cosines() -> Tensor:
     """(8, 8): the orthonormal discrete cosine transform."""
     at = torch.arange(_BLOCK_PX)
-    matrix = torch.cos(pi / _BLOCK_PX * (at + 0.5) * at.view(-1, 1)) * (2 / _BLOCK_PX) ** 0.5
-    matrix[0] /= 2**0.5
+    matrix = torch.cos(math.pi / _BLOCK_PX * (at + 0.5) * at.view(-1, 1)) * math.sqrt(2 / _BLOCK_PX)
+    matrix[0] /= math.sqrt(2)
     return matrix
 
 
-def _cropped(shown: Tensor, hu: Tensor, grid: Grid, config: PictureConfig, chance: Chance) -> Tensor:
-    """Some pictures end close to the head; beyond is what inference puts outside an image."""
+def _cropped(grey: Tensor, background: Tensor, hu: Tensor, grid: Grid, config: PictureConfig, chance: Chance) -> Tensor:
+    """Some pictures end close to the head; inference goes on with their background."""
+    margin_px = chance.uniform(*config.crop_margin_mm).round() / grid.spacing_mm
     tissue = hu > _AIR_HU
-    margin_px = chance.uniform(*config.crop_margin_mm) / grid.spacing_mm
     at = torch.arange(grid.size_px)
-    within = torch.ones_like(tissue)
-    for axis, across in ((2, 3), (3, 2)):
-        places = at.view(-1, 1) if axis == 2 else at
-        present = tissue.any(dim=across, keepdim=True)
-        first = torch.where(present, places if axis == 3 else places.view(1, 1, -1, 1), grid.size_px)
-        last = torch.where(present, places if axis == 3 else places.view(1, 1, -1, 1), -1)
-        low, high = first.amin(dim=axis, keepdim=True), last.amax(dim=axis, keepdim=True)
-        within = within & (places >= low - margin_px) & (places <= high + margin_px)
-    return torch.where(within | ~chance.share(config.crop_share), shown, PADDING_HU)
+    rows, columns = at.view(1, 1, -1, 1), at.view(1, 1, 1, -1)
+    within = _near_span(tissue.any(dim=3, keepdim=True), rows, 2, margin_px)
+    within = within & _near_span(tissue.any(dim=2, keepdim=True), columns, 3, margin_px)
+    return torch.where(within | ~chance.share(config.crop_share), grey, background)
+
+
+def _near_span(present: Tensor, at: Tensor, axis: int, margin_px: Tensor) -> Tensor:
+    """Between the first and the last place that is present, or at most `margin_px` beyond; everywhere if none is."""
+    first = torch.where(present, at, present.shape[axis]).amin(dim=axis, keepdim=True)
+    last = torch.where(present, at, -1).amax(dim=axis, keepdim=True)
+    return ((at >= first - margin_px) & (at <= last + margin_px)) | (last < first)

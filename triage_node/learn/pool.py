@@ -14,19 +14,17 @@ from typing import Final
 
 import numpy as np
 import torch
-from numpy.lib.recfunctions import structured_to_unstructured
 from numpy.typing import NDArray
 from torch import Tensor
 
 from triage_node.domain import SUBTYPES, Float32Array
 from triage_node.errors import ConfigError
 from triage_node.learn.dataset import DEPTH_UNIT_MM, STORED_GRID, label_areas_mm2, open_shard, shard_paths
+from triage_node.transforms import Stack, neighbour_indices
 
 PRESENT_MM2: Final = 20.0
 """A subtype counts as present in a slice from this area on; between 0 and this the slice says nothing about it."""
-NEIGHBOUR_MM: Final = 5.0
-"""How far the neighbours should be; not farther than twice this, else the slice itself stands in."""
-_META: Final = "meta.npy"
+_TIE: Final = 1e-6
 _KEPT_SCORE: Final = 0.5
 """Of the score so far, when a slice is scored again."""
 
@@ -82,13 +80,14 @@ class SlicePool:
         shards = list(self._shards.values())
         lengths = [len(shard.areas_mm2) for shard in shards]
         self._paths = [shard.path for shard in shards for _ in shard.areas_mm2]
-        self._rows = np.concatenate([np.arange(length) for length in lengths] or [np.zeros(0, int)])
-        self._neighbours = _joined([shard.neighbours for shard in shards], (0, 2), np.int64)
-        self._chronic = _joined([shard.chronic for shard in shards], (0,), np.float32)
-        self._scores = _joined([shard.scores for shard in shards], (0,), np.float32)
-        for shard, scores in zip(shards, np.split(self._scores, np.cumsum(lengths)[:-1]), strict=True):
-            shard.scores = scores  # a view: what is noted here is kept there
-        areas = _joined([shard.areas_mm2 for shard in shards], (0, len(SUBTYPES)), np.float32)
+        joined = [_Shard.empty(self._folder), *shards]
+        self._rows = np.concatenate([np.arange(len(shard.scores)) for shard in joined])
+        self._neighbours = np.concatenate([shard.neighbours for shard in joined])
+        self._chronic = np.concatenate([shard.chronic for shard in joined])
+        self._scores = np.concatenate([shard.scores for shard in joined])
+        for shard, end in zip(shards, np.cumsum(lengths), strict=True):
+            shard.scores = self._scores[end - len(shard.scores) : end]  # a view: what is noted here is kept there
+        areas = np.concatenate([shard.areas_mm2 for shard in joined])
         self._positive = [np.flatnonzero(column >= PRESENT_MM2) for column in areas.T]
         self._negative = np.flatnonzero(areas.sum(axis=1) == 0)
 
@@ -96,7 +95,7 @@ class SlicePool:
         """A batch of `count` slices. ConfigError where the pool is empty."""
         if not len(self):
             raise ConfigError(f"{self._folder}: holds no shards yet; render some first")
-        hardest = self._hardest()
+        hardest = self._hardest(rng)
         places = np.array([self._choose(rng, hardest) for _ in range(count)])
         stacks = [self._read(place) for place in places]
         hu, truth, depth = (np.stack(parts) for parts in zip(*stacks, strict=True))
@@ -136,16 +135,21 @@ class SlicePool:
         """How many there are."""
         return len(self._shards)
 
-    def _hardest(self) -> NDArray[np.int64]:
-        count = max(1, int(self._config.hardest * len(self._negative)))
-        order = np.argsort(-self._scores[self._negative], kind="stable")
-        return self._negative[order[:count]]
+    def _hardest(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Those with the highest scores; before any has one, any."""
+        if not len(self._negative):
+            return self._negative
+        scores = self._scores[self._negative] + _TIE * rng.random(len(self._negative))
+        count = max(1, int(self._config.hardest * len(scores)))
+        return self._negative[np.argpartition(-scores, count - 1)[:count]]
 
     def _choose(self, rng: np.random.Generator, hardest: NDArray[np.int64]) -> int:
-        if rng.random() < self._config.negative_share:
+        present = [group for group in self._positive if len(group)]
+        negative = rng.random() < self._config.negative_share and len(self._negative) > 0
+        if negative or not present:
             group = hardest if rng.random() < self._config.hard_share else self._negative
         else:
-            group = self._positive[rng.integers(len(self._positive))]
+            group = present[rng.integers(len(present))]
         return int(rng.choice(group)) if len(group) else int(rng.integers(len(self)))
 
     def _read(self, place: int) -> tuple[NDArray[np.int16], NDArray[np.uint8], NDArray[np.uint8]]:
@@ -157,19 +161,15 @@ class SlicePool:
 
 
 def neighbours(heads: NDArray[np.floating], positions_mm: NDArray[np.floating]) -> NDArray[np.int64]:
-    """(slices,) head numbers and positions along the normal to (slices, 2) rows of the neighbour below and above.
+    """(slices,) head numbers and positions along the normal to (slices, 2): the neighbours, as inference has them.
 
-    The slice of the same head that is nearest to NEIGHBOUR_MM away, on its side and at most twice as far; else itself.
+    See transforms.neighbour_indices; never of another head.
     """
-    away_mm = positions_mm[None, :] - positions_mm[:, None]
-    same = heads[None, :] == heads[:, None]
-    sides = []
-    for side in (-1, 1):
-        distance_mm = side * away_mm
-        usable = same & (distance_mm > 0) & (distance_mm <= 2 * NEIGHBOUR_MM)
-        misfit_mm = np.where(usable, np.abs(distance_mm - NEIGHBOUR_MM), np.inf)
-        sides.append(np.where(usable.any(axis=1), misfit_mm.argmin(axis=1), np.arange(len(heads))))
-    return np.stack(sides, axis=1)
+    found = np.zeros((len(heads), 2), np.int64)
+    for head in np.unique(heads):
+        rows = np.flatnonzero(heads == head)
+        found[rows] = rows[neighbour_indices(positions_mm[rows].astype(np.float64), Stack().neighbour_mm)]
+    return found
 
 
 def slice_targets(truth: Tensor, spacing_mm: float) -> tuple[Tensor, Tensor]:
@@ -189,27 +189,23 @@ class _Shard:
     chronic: Float32Array
     scores: Float32Array
 
+    @classmethod
+    def empty(cls, path: Path) -> _Shard:
+        none = np.zeros(0, np.float32)
+        areas_mm2 = np.zeros((0, len(SUBTYPES)), np.float32)
+        return cls(path=path, areas_mm2=areas_mm2, neighbours=np.zeros((0, 2), np.int64), chronic=none, scores=none)
+
 
 def _read_shard(path: Path) -> _Shard:
-    heads, positions_mm, chronic = _read_meta(path / _META).T
-    areas_mm2 = label_areas_mm2(open_shard(path).truth, STORED_GRID.spacing_mm)
+    try:
+        slices = open_shard(path)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{error.filename}: is missing; remove the shard, an older version rendered it") from error
+    heads, positions_mm, chronic = np.array(slices.meta).T
     return _Shard(
         path=path,
-        areas_mm2=areas_mm2,
+        areas_mm2=label_areas_mm2(slices.truth, STORED_GRID.spacing_mm),
         neighbours=neighbours(heads, positions_mm),
         chronic=chronic,
-        scores=np.zeros(len(areas_mm2), np.float32),
+        scores=np.zeros(len(heads), np.float32),
     )
-
-
-def _read_meta(path: Path) -> Float32Array:
-    """(slices, 3) float32: head, position along the normal in mm, chronic."""
-    try:
-        meta = np.load(path)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: is missing; the shard was rendered by an older version, render it again") from error
-    return np.asarray(structured_to_unstructured(meta) if meta.dtype.names else meta, np.float32)
-
-
-def _joined(parts: list[NDArray[np.generic]], empty: tuple[int, ...], dtype: type) -> NDArray[np.generic]:
-    return np.concatenate(parts) if parts else np.zeros(empty, dtype)

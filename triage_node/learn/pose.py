@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from triage_node.transforms import PADDING_HU, Grid
 
-_TISSUE_HU = -200.0
+_TISSUE_HU = 0.0
+"""Seen in most windows; fat under the skin is black in a picture, and no part of the head that inference finds."""
 _EDGE_PX = 3
 """Pixels of tissue that a row or column of the head has at least."""
 
@@ -107,7 +108,7 @@ class _Pose:
             scale_range=[(-config.zoom, config.zoom)] * 2,
         )
         self._flip = RandFlip(prob=config.flip_share, spatial_axis=1)
-        self._sample = Resample(padding_mode="zeros", dtype=torch.float32)
+        self._sample = Resample(padding_mode="zeros", dtype=np.float32)
         for index, transform in enumerate((self._bend, self._affine, self._flip)):
             transform.set_random_state(seed=(seed + index) % 2**32)
 
@@ -116,12 +117,12 @@ class _Pose:
     ) -> tuple[Tensor, Tensor, Tensor]:
         grid = self._affine(grid=self._bent_grid())
         grid[:2] = grid[:2] * self._step_px / zoom + middle_px.view(2, 1, 1)
-        shown = zoom / float(np.mean(self._affine.scale_params))
+        shown = zoom / float(np.mean(self._affine.scale_params or 1.0))
         images = self._sample(torch.cat([hu - PADDING_HU, depth_mm]), grid, mode="bilinear")
         labels = self._sample(truth, grid, mode="nearest")
         count = len(hu)
         images = torch.cat([images[:count] + PADDING_HU, images[count:] * shown, labels])
-        hu, depth_mm, truth = self._flip(images).split(count)
+        hu, depth_mm, truth = torch.split(self._flip(images), count)
         return hu, truth, depth_mm
 
     def _bent_grid(self) -> Tensor:
@@ -134,7 +135,8 @@ class _Pose:
             return torch.as_tensor(create_grid(size, backend="torch"), dtype=torch.float32)
         knots = self._bend(spatial_size=size).unsqueeze(0).float()
         bent = functional.interpolate(knots, scale_factor=float(self._knots_px), mode="bilinear", align_corners=False)
-        return CenterSpatialCrop(roi_size=size)(bent[0]).contiguous()
+        cropped: Tensor = CenterSpatialCrop(roi_size=size)(bent[0])
+        return cropped.contiguous()
 
 
 def _box(present: Tensor) -> tuple[Tensor, Tensor]:

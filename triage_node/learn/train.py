@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from types import FrameType
 from typing import Final
 
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from triage_node.errors import ConfigError, TrainingError
+from triage_node.errors import ConfigError, TrainingError, UsageError
 from triage_node.learn.augment import Views, augment
 from triage_node.learn.checkpoint import (
     BEST,
@@ -60,13 +61,15 @@ def train(config: TrainConfig) -> Trained:
     """Train, or go on training.
 
     Ctrl-C or SIGTERM end it after the step, with a checkpoint. ConfigError where shards are missing or the checkpoint
-    is of another network; TrainingError where a loss is not finite.
+    is of another network; TrainingError where a loss is not finite; UsageError where the train extra is missing.
     """
+    _require_extra()
     run = _Run(config)
     with _stopped_by_signals() as stop, run.progress():
         while run.state.step < config.steps and not stop.is_set() and not run.stale:
             run.one_step()
         run.keep()
+        run.draw()
     if stop.is_set():
         reason = f"stopped at step {run.state.step}; the same command goes on from there"
     elif run.stale:
@@ -121,7 +124,7 @@ class _Run:
         logits, views = self._forward(self.state.network.train(), views)
         parts = losses(logits, views, drawn.chronic.to(self._device), grid)
         whole = total(parts, config.losses)
-        _check_finite(whole, step)
+        _check_finite(float(whole.detach()), step)
         self._descend(whole)
         self._pool.note(drawn.places, blood_seen(logits).cpu().numpy())
         self._record.note(_told(whole, parts))
@@ -129,21 +132,25 @@ class _Run:
         self._after_step()
 
     def keep(self) -> None:
-        """Checkpoint, record and curves, unless they are as new as the step."""
+        """Checkpoint and record, unless they are as new as the step."""
         if self.state.step == self._kept_at:
             return
         save_checkpoint(self._config.run / CHECKPOINT, self.state, self._pool.scores())
         told = self._record.write(self.state.step, self._pool)
-        draw_curves(self._record.content, self._config.run / CURVES)
         self._kept_at = self.state.step
         if self._bar is not None:
             self._bar.set_postfix(told)
+
+    def draw(self) -> None:
+        """The curves so far; it takes as long as a step or two."""
+        draw_curves(self._record.content, self._config.run / CURVES)
 
     def _after_step(self) -> None:
         if self._bar is not None:
             self._bar.update()
         if self._held_out and self.state.step % self._config.validate_every == 0:
             self._validate(self._held_out)
+            self.draw()
         if self.state.step % self._config.checkpoint_every == 0:
             self.keep()
             self._pool.refresh()
@@ -189,15 +196,15 @@ class _Run:
 
 
 def _told(whole: Tensor, parts: dict[str, Tensor]) -> dict[str, float]:
-    return {"total": float(whole), **{name: float(loss) for name, loss in parts.items()}}
+    return {name: float(loss.detach()) for name, loss in {"total": whole, **parts}.items()}
 
 
-def _check_finite(whole: Tensor, step: int) -> None:
-    """Before the weights are touched: the last checkpoint and the weights in memory stay good."""
-    if not math.isfinite(float(whole)):
+def _check_finite(loss: float, step: int) -> None:
+    """Before the weights are touched: those in the last checkpoint stay good."""
+    if not math.isfinite(loss):
         raise TrainingError(
-            f"the loss of step {step} is {float(whole)}; lower learning_rate, or check the newest shards, and start "
-            "again from the last checkpoint"
+            f"the loss of step {step} is {loss}; lower learning_rate, or look at the newest shards; the same command "
+            "goes on from the last checkpoint"
         )
 
 
@@ -227,6 +234,13 @@ def _fresh_state(config: TrainConfig, device: torch.device) -> State:
     others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
     return State(network=network, averaged=averaged, optimizer=torch.optim.AdamW(groups, lr=config.learning_rate))
+
+
+def _require_extra() -> None:
+    """Now, not after an hour."""
+    for name in ("monai", "matplotlib"):
+        if find_spec(name) is None:
+            raise UsageError(f"training needs {name}: pip install 'triage-node[train]'")
 
 
 def _device(name: str) -> torch.device:

@@ -26,6 +26,8 @@ INTRA_AXIAL: Final = ("intraparenchymal", "intraventricular", "subarachnoid")
 """Classes 1 to 3 of the intra head; 0 is none of them."""
 EXTRA_AXIAL: Final = ("epidural", "subdural")
 """Classes 1 and 2 of the extra head; 0 is none of them."""
+_NONE_LOGIT: Final = 4.0
+"""Of "none" in an untrained network."""
 _SUBDURAL: Final = 1 + SUBTYPES.index("subdural")
 
 
@@ -93,6 +95,7 @@ class TriageNet(nn.Module):
         self.lateral = nn.ModuleList(nn.Conv2d(deep, shallow, 1) for shallow, deep in pairwise(widths))
         self.decoder = nn.ModuleList(_Block(width, width) for width in widths[:-1])
         self.pixels = nn.Conv2d(widths[0], pixel_logits * patch_pixels, 1)
+        _expect_nothing(self.pixels, patch_pixels)
         self.slice_head = nn.Sequential(
             nn.Linear(2 * widths[-1] + evidence, config.head_width),
             nn.ReLU(),
@@ -108,7 +111,7 @@ class TriageNet(nn.Module):
         features = self._encode(functional.pixel_unshuffle(images, self.config.patch_px))
         shallow, deep = self._decode(features), features[-1]
         pixels = functional.pixel_shuffle(self.pixels(shallow), self.config.patch_px).float()
-        intra, extra, intracranial = pixels.split([1 + len(INTRA_AXIAL), 1 + len(EXTRA_AXIAL), 1], dim=1)
+        intra, extra, intracranial = torch.split(pixels, [1 + len(INTRA_AXIAL), 1 + len(EXTRA_AXIAL), 1], dim=1)
         probabilities = pixel_probabilities(intra, extra, intracranial[:, 0])
         evidence = pooled_log_odds(probabilities).to(deep.dtype)
         subdural = functional.avg_pool2d(probabilities[:, _SUBDURAL : _SUBDURAL + 1], self.config.patch_px)
@@ -191,6 +194,14 @@ class _ContextBlock(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         seen = self.narrow(functional.relu(self.widen(self.norm(self.look(image)))))
         return functional.relu(image + seen)
+
+
+@torch.no_grad()
+def _expect_nothing(pixels: nn.Conv2d, patch_pixels: int) -> None:
+    """Most pixels are not blood: to begin there saves the first hundred steps."""
+    assert pixels.bias is not None
+    for none in (0, 1 + len(INTRA_AXIAL)):
+        pixels.bias[none * patch_pixels : (none + 1) * patch_pixels] += _NONE_LOGIT
 
 
 def _mean_where(features: Tensor, weights: Tensor) -> Tensor:

@@ -30,6 +30,8 @@ _CORTEX_MM: Final = 3.0
 _TAIL_MM: Final = np.float32(1.3)
 _LEAST_SHARE: Final = 0.2
 """A pixel with less blood than this over the slice thickness is never labelled."""
+_HIDDEN_HU: Final = 150
+"""Blood that shares its slice with so much bone is not labelled: nobody could see it."""
 _VOLUME_STEP_MM: Final = 2.0
 _BODY_STEP_MM: Final = 1.0
 _HEAD_BOX_MM: Final = ((-85.0, 85.0), (-100.0, 105.0), (-80.0, 95.0))
@@ -86,7 +88,7 @@ def simulate_head(
     head = _random_head(seed, subtypes, template)
     if lesion_volume_ml is not None:
         head = _with_volume(head, lesion_volume_ml)
-    scanner = Scanner.random(_stream(seed, "scanner"), noise_hu=noise_hu)
+    scanner = Scanner.random(_stream(seed, "scanner"), noise_hu=noise_hu, thickness_mm=geometry.thickness_mm)
     noise = _stream(seed, "noise")
     slices = [_render_slice(head, scanner, geometry, index, noise) for index in range(len(geometry.positions_mm))]
     return SimulatedHead(
@@ -149,8 +151,9 @@ def _render_slice(
     count = np.float32(len(planes))
     hu = sum((plane.hu for plane in planes[1:]), planes[0].hu) / count
     shares = {s: sum((p.shares[s] for p in planes[1:]), planes[0].shares[s]) / count for s in head.lesions}
+    truth = np.where(hu < _HIDDEN_HU, _labels(shares, hu.shape), 0).astype(np.uint8)
     hu = acquire(hu, planes[len(planes) // 2].depth, middle, scanner, noise)
-    return np.clip(np.rint(hu), -1024, 3071).astype(np.int16), _labels(shares, hu.shape)
+    return np.clip(np.rint(hu), -1024, 3071).astype(np.int16), truth
 
 
 def _plane_offsets_mm(thickness_mm: float) -> Float64Array:

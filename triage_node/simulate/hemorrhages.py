@@ -358,7 +358,7 @@ def _subdural(blank: Lesion, rng: np.random.Generator) -> Lesion:
     if place < 0.15:
         along = "falx" if rng.random() < 0.65 else "tentorium"
         return _sheet(main, rng, along)
-    companions = [_sheet(main, rng, along) for along in ("falx", "tentorium") if rng.random() < 0.2]
+    companions = [_sheet(main, rng, along) for along in ("falx", "tentorium") if rng.random() < 0.15]
     if place > 0.92:
         companions.append(_opposite(main, rng))
     return replace(main, also=tuple(companions))
@@ -399,7 +399,7 @@ def _opposite(main: Lesion, rng: np.random.Generator) -> Lesion:
 
 def _sheet(main: Lesion, rng: np.random.Generator, along: str) -> Lesion:
     """Blood of the same bleed along the falx or the tentorium; it moves nothing."""
-    size = rng.uniform(2, 5.5)
+    size = rng.uniform(2, 5)
     site = (main.site[0], rng.uniform(-60, 70), rng.uniform(15, 45)) if along == "falx" else main.site
     return replace(main, site=site, size_mm=size, stretch=(rng.uniform(24, 60), 1, 1), kind=along, push=0, also=())
 
@@ -408,7 +408,7 @@ def _epidural(blank: Lesion, rng: np.random.Generator) -> Lesion:
     """Most lie over the temporal and parietal lobes; the sutures that bound them are looked up in `lesions`."""
     temporal = rng.random() < 0.5
     turn = math.radians(rng.uniform(60, 110) if temporal else rng.uniform(25, 150))
-    half_angle = math.radians(rng.uniform(14, 34))
+    half_angle = math.radians(rng.uniform(14, 40))
     return replace(
         blank,
         site=(
@@ -416,7 +416,7 @@ def _epidural(blank: Lesion, rng: np.random.Generator) -> Lesion:
             -math.cos(turn),
             rng.uniform(-0.3, 0.2) if temporal else rng.uniform(-0.1, 0.7),
         ),
-        size_mm=float(min(rng.uniform(5, 28), 60 * half_angle * 0.8)),
+        size_mm=float(min(rng.uniform(5, 28), 60 * half_angle * 0.65)),
         stretch=(half_angle, half_angle * rng.uniform(0.8, 1.15), 1),
         hu=_density(rng, 63, 8, 45, 84),
         kind="mixed" if rng.random() < 0.2 else "acute",

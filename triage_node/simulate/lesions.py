@@ -121,13 +121,15 @@ def _thickness(lesion: Lesion, lattice: Lattice, p: Points) -> Float32Array:
     over = np.arcsin(np.clip(u[2] / norm, -1, 1)) - math.asin(lesion.site[2] / math.hypot(1, lesion.site[2]))
     off = (about_z / lesion.stretch[0]) ** 2 + (over / lesion.stretch[1]) ** 2
     if lesion.subtype == SUBDURAL:
-        profile = np.clip(1 - off, 0, 1) ** np.float32(lesion.taper) * (1 + 0.12 * lesion.ripple.on(lattice))
+        profile = np.clip(1 - off, 0, 1) ** np.float32(lesion.taper) * (1 + 0.08 * lesion.ripple.on(lattice))
     else:
-        profile = np.clip(1 - off, -0.5, 1) * (1 + 0.06 * lesion.ripple.on(lattice)) * _between_sutures(lesion, p)
+        profile = np.clip(1 - off, 0, 1) ** np.float32(0.75) * (1 + 0.06 * lesion.ripple.on(lattice))
+        profile = profile * _between_sutures(lesion, p)
     side = p[0] * math.copysign(1.0, lesion.site[0])
     # the depth is that below the nearest bone: only under the vault, and not along the wing and the orbit roof
     under_vault = np.clip((norm - (1 - (lesion.size_mm + 10) / _VAULT_MM[0])) / 0.06, 0, 1)
-    above_base = np.clip((p[2] + 16 + 14 * np.clip((side - 35) / 15, 0, 1)) / 8, 0, 1)
+    middle_fossa = np.clip((side - 35) / 15, 0, 1) * np.clip(-p[1] / 10, 0, 1)
+    above_base = np.clip((p[2] + 16 + 14 * middle_fossa) / 8, 0, 1)
     thickness = lesion.size_mm * profile * np.clip(side / 5, 0, 1) * above_base * under_vault
     return np.asarray(thickness - 6 * np.clip(_THINNEST_MM - thickness, 0, _THINNEST_MM), np.float32)
 
@@ -223,7 +225,8 @@ def edema(lesion: Lesion, field: Float32Array) -> Float32Array:
     """HU added to the brain around an intraparenchymal bleed; 0 for the others."""
     if lesion.subtype != INTRAPARENCHYMAL or not lesion.edema_mm:
         return np.zeros_like(field)
-    return np.float32(lesion.edema_hu) * share(field - np.float32(lesion.edema_mm / 2), edge_mm=lesion.edema_mm)
+    faded = share(field - np.float32(0.75 * lesion.edema_mm), edge_mm=0.5 * lesion.edema_mm)
+    return np.float32(lesion.edema_hu) * faded
 
 
 # ---------------------------------------------------------------- mass effect

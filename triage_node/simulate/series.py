@@ -29,6 +29,7 @@ from triage_node.domain import SUBTYPE_ABBREVIATIONS, Float64Array, Int16Array
 from triage_node.errors import UsageError
 from triage_node.simulate.geometry import SliceGeometry, axial_geometry
 from triage_node.simulate.head import SimulatedHead, simulate_head
+from triage_node.simulate.vendors import VENDORS, PixelFormat, Vendor, restyle
 
 TRANSFER_SYNTAXES: Final = (
     ExplicitVRLittleEndian,
@@ -41,7 +42,8 @@ TRANSFER_SYNTAXES: Final = (
 )
 """What write_series can encode."""
 _UID_NAMESPACE: Final = uuid.UUID("5f0c3e0e-6a0f-5f0e-9c57-8f5c1a7f3f11")
-_UNSIGNED_INTERCEPT_HU: Final = -1024
+_SIGNED: Final = PixelFormat(signed=True, intercept=0, bits=16)
+_UNSIGNED: Final = PixelFormat(signed=False, intercept=-1024, bits=12)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,7 @@ class _Labels:
     body_part: str
     kernel: str
     signed: bool
+    vendor: str | None
 
 
 def write_series(
@@ -78,13 +81,18 @@ def write_series(
     body_part: str = "HEAD",
     kernel: str = "H31s",
     signed: bool = True,
+    vendor: str | None = None,
 ) -> list[Path]:
     """Write `head` as CT Image Storage files `0001.dcm` ... into `out_dir`, feet to head; the paths, in slice order.
 
     UIDs are made from `seed` (2.25 with a UUID version 5, PS3.5 B.2) unless given: the same call writes the same UIDs.
     `transfer_syntax` is one of TRANSFER_SYNTAXES. `signed` False stores unsigned pixels with an intercept of -1024.
-    Raises UsageError for another transfer syntax.
+    `vendor`, one of VENDORS, writes the header as that maker's scanners do: it decides description, body part, kernel
+    and pixel format in place of the arguments, and by `seed` where its scanners differ.
+    Raises UsageError for another transfer syntax or vendor.
     """
+    if vendor is not None and vendor not in VENDORS:
+        raise UsageError(f"no header style {vendor}; one of: {', '.join(VENDORS)}")
     if transfer_syntax not in TRANSFER_SYNTAXES:
         names = ", ".join(uid.name for uid in TRANSFER_SYNTAXES)
         raise UsageError(f"cannot write transfer syntax {transfer_syntax}; one of: {names}")
@@ -100,6 +108,7 @@ def write_series(
         body_part=body_part,
         kernel=kernel,
         signed=signed,
+        vendor=vendor,
     )
     out_dir.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -160,8 +169,17 @@ def _image(head: SimulatedHead, index: int, *, seed: int, created_at: datetime, 
     _add_series_and_equipment(image, created_at, labels)
     _add_plane(image, head.geometry, index)
     _add_acquisition(image, head.geometry, index, created_at, labels)
-    _add_pixels(image, head.hu[index], signed=labels.signed)
+    pixels = _SIGNED if labels.signed else _UNSIGNED
+    if labels.vendor is not None:
+        pixels = _restyled(image, VENDORS[labels.vendor], head.geometry, index, seed)
+    _add_pixels(image, head.hu[index], pixels)
     return image
+
+
+def _restyled(image: Dataset, vendor: Vendor, geometry: SliceGeometry, index: int, seed: int) -> PixelFormat:
+    along_mm = geometry.positions_mm @ geometry.normal
+    step_mm = float(np.median(np.diff(along_mm))) if len(along_mm) > 1 else geometry.thickness_mm
+    return restyle(image, vendor, seed=seed, index=index, count=len(along_mm), spacing_mm=step_mm)
 
 
 def _add_patient_and_study(image: Dataset, seed: int, created_at: datetime, labels: _Labels) -> None:
@@ -214,7 +232,7 @@ def _add_plane(image: Dataset, geometry: SliceGeometry, index: int) -> None:
 def _add_acquisition(
     image: Dataset, geometry: SliceGeometry, index: int, created_at: datetime, labels: _Labels
 ) -> None:
-    """CT Image module (PS3.3 C.8.2.1)."""
+    """CT Image and VOI LUT modules (PS3.3 C.8.2.1, C.11.2)."""
     image.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
     image.ScanOptions = "AXIAL"
     image.KVP = "120"
@@ -228,6 +246,8 @@ def _add_acquisition(
     image.GantryDetectorTilt = _decimal(_tilt_deg(geometry.orientation))
     image.TableHeight = _decimal(150.0)
     image.RotationDirection = "CW"
+    image.WindowCenter = "40"
+    image.WindowWidth = "80"
 
 
 def _tilt_deg(orientation: Float64Array) -> float:
@@ -235,22 +255,19 @@ def _tilt_deg(orientation: Float64Array) -> float:
     return round(math.degrees(math.atan2(float(orientation[1][2]), float(orientation[1][1]))), 3) + 0.0
 
 
-def _add_pixels(image: Dataset, hu: Int16Array, *, signed: bool) -> None:
-    """Image Pixel, Modality LUT and VOI LUT modules (PS3.3 C.7.6.3, C.11.1, C.11.2)."""
-    intercept = 0 if signed else _UNSIGNED_INTERCEPT_HU
+def _add_pixels(image: Dataset, hu: Int16Array, pixels: PixelFormat) -> None:
+    """Image Pixel and Modality LUT modules (PS3.3 C.7.6.3, C.11.1)."""
     image.SamplesPerPixel = 1
     image.PhotometricInterpretation = "MONOCHROME2"
     image.Rows, image.Columns = hu.shape
     image.BitsAllocated = 16
-    image.BitsStored = 16 if signed else 12
+    image.BitsStored = pixels.bits
     image.HighBit = image.BitsStored - 1
-    image.PixelRepresentation = int(signed)
-    image.RescaleIntercept = str(intercept)
+    image.PixelRepresentation = int(pixels.signed)
+    image.RescaleIntercept = str(pixels.intercept)
     image.RescaleSlope = "1"
     image.RescaleType = "HU"
-    image.WindowCenter = "40"
-    image.WindowWidth = "80"
-    stored = (hu.astype(np.int32) - intercept).astype("<i2" if signed else "<u2")
+    stored = (hu.astype(np.int32) - pixels.intercept).astype("<i2" if pixels.signed else "<u2")
     image.PixelData = stored.tobytes()
     image["PixelData"].VR = "OW"
 

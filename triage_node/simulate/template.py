@@ -24,6 +24,7 @@ _MNI_AT_ORIGIN_MM: Final = (0.0, -11.9, -1.4)
 _UPPER_Z_SCALE: Final = 1.10
 """Above the origin: the vault of the mean head is flatter than the template's."""
 _FIRST_VOXEL_MM: Final = (-98.0, -134.0, -72.0)
+_COARSE: Final = 2
 _SEAM_MM: Final = 1.2
 """The template fades at its surface; half of that lies this deep."""
 _CONFORM_MM: Final = 28.0
@@ -38,13 +39,14 @@ _CENTRE_MM: Final = (0.0, 6.0, 2.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Template:
-    """Maps on the 1 mm grid of the template, (197, 233, 189) float32."""
+    """Maps in the space of the template."""
 
     grey: Float32Array
-    """Probability of grey matter, 0..1."""
+    """Probability of grey matter, 0..1; (197, 233, 189) float32, 1 mm."""
     white: Float32Array
+    """Of white matter, likewise."""
     surface: Float32Array
-    """Distance to the surface of the brain, mm, negative inside."""
+    """Distance to the surface of the brain, mm, negative inside; (99, 117, 95) float32, every _COARSE-th voxel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,9 +121,10 @@ def load_template() -> Template:
         np.asarray(load(resolution=1).get_fdata(), np.float32)
         for load in (datasets.load_mni152_gm_template, datasets.load_mni152_wm_template)
     )
-    brain = _smooth_hull(np.asarray(datasets.load_mni152_brain_mask(resolution=1).get_fdata()) > 0)
-    distance = ndimage.distance_transform_edt(~brain) - ndimage.distance_transform_edt(brain)
-    surface = ndimage.gaussian_filter(distance.astype(np.float32), 2.0)
+    mask = np.asarray(datasets.load_mni152_brain_mask(resolution=1).dataobj)[::_COARSE, ::_COARSE, ::_COARSE] > 0
+    brain = _smooth_hull(mask)
+    distance_mm = _COARSE * (ndimage.distance_transform_edt(~brain) - ndimage.distance_transform_edt(brain))
+    surface = ndimage.gaussian_filter(distance_mm.astype(np.float32), 1.0)
     return Template(grey=grey, white=_without_ventricles(grey, white, surface), surface=surface)
 
 
@@ -132,14 +135,22 @@ def _without_ventricles(grey: Float32Array, white: Float32Array, surface: Float3
     ]
     beside = (np.abs(x) > 3) & (np.abs(x) < 36) & (y > -50) & (y < 38) & (z > 3) & (z < 34)
     behind = (np.abs(x) < 13) & (y < -25) & (z < 18)  # the cistern behind the midbrain stays
-    filled = ndimage.binary_dilation((grey + white < 0.55) & (surface < -_DEEP_MM) & beside & ~behind, iterations=3)
+    filled = ndimage.binary_dilation(
+        (grey + white < 0.55) & (_whole(surface, grey.shape) < -_DEEP_MM) & beside & ~behind, iterations=3
+    )
     return np.asarray(np.maximum(white, ndimage.gaussian_filter(filled.astype(np.float32), 0.7)), np.float32)
+
+
+def _whole(coarse: Float32Array, shape: tuple[int, ...]) -> Float32Array:
+    """Every voxel, by the nearest."""
+    whole = coarse.repeat(_COARSE, axis=0).repeat(_COARSE, axis=1).repeat(_COARSE, axis=2)
+    return whole[: shape[0], : shape[1], : shape[2]]
 
 
 def _smooth_hull(mask: np.ndarray, *, closing_mm: float = 5.0) -> np.ndarray:
     """Without the sulci."""
-    grown = ndimage.distance_transform_edt(~mask) <= closing_mm
-    return np.asarray(ndimage.distance_transform_edt(grown) > closing_mm)
+    grown = _COARSE * ndimage.distance_transform_edt(~mask) <= closing_mm
+    return np.asarray(_COARSE * ndimage.distance_transform_edt(grown) > closing_mm)
 
 
 def sample_tissue(template: Template, p: Points, brain_depth: Float32Array) -> Tissue:
@@ -157,7 +168,7 @@ def sample_tissue(template: Template, p: Points, brain_depth: Float32Array) -> T
 
 
 def _conformed(template: Template, p: Points, brain_depth: Float32Array) -> Points:
-    excess = _at(template.surface, p) + brain_depth + np.float32(_SEAM_MM)
+    excess = _at(template.surface, p, every=_COARSE) + brain_depth + np.float32(_SEAM_MM)
     fade = np.clip(1 - brain_depth / np.float32(_CONFORM_MM), 0, 1)
     shift = np.clip(excess, -_MOST_BENT_MM, _MOST_BENT_MM) * fade
     rel = [a - np.float32(c) for a, c in zip(p, _CENTRE_MM, strict=True)]
@@ -166,11 +177,12 @@ def _conformed(template: Template, p: Points, brain_depth: Float32Array) -> Poin
     return x, y, z
 
 
-def _at(volume: Float32Array, p: Points) -> Float32Array:
+def _at(volume: Float32Array, p: Points, *, every: int = 1) -> Float32Array:
+    """`volume` holds every `every`-th voxel of the template."""
     x, y, z = p
     z_scale = np.where(z > 0, np.float32(_UPPER_Z_SCALE), np.float32(_TO_MNI[2]))
     voxels = [
-        scaled + np.float32(offset - first)
+        (scaled + np.float32(offset - first)) * np.float32(1 / every)
         for scaled, offset, first in zip(
             (x * np.float32(_TO_MNI[0]), y * np.float32(_TO_MNI[1]), z * z_scale),
             _MNI_AT_ORIGIN_MM,

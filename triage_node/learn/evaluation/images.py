@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from triage_node.errors import UsageError
+from triage_node.errors import TriageNodeError
 from triage_node.infer.predict import Predictor
 from triage_node.learn.evaluation.judgement import Failure, Judgement
 from triage_node.learn.evaluation.labels import Label
@@ -15,9 +15,8 @@ def judge_pictures(predictor: Predictor, labels: list[Label]) -> Iterator[Judgem
     """One by one, in their order; a file that cannot be read is a Failure."""
     for label in labels:
         try:
-            volume = picture_volume(read_picture(label.path))
-        except UsageError as error:
-            reason = str(error) if label.path.is_file() else "no such file"
-            yield Failure(name=label.name, reason=reason)
-            continue
-        yield Judgement(name=label.name, scores=predictor.predict(volume).probabilities, labels=label.classes)
+            prediction = predictor.predict(picture_volume(read_picture(label.path)))
+        except TriageNodeError as error:
+            yield Failure(name=label.name, reason=str(error) if label.path.is_file() else "no such file")
+        else:
+            yield Judgement(name=label.name, scores=prediction.probabilities, labels=label.classes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +19,8 @@ _SHEAR_DEG: Final = 0.5
 """From here on slices would shift by half a pixel and more in 50 mm."""
 _GRID_TOLERANCE: Final = 0.25
 """Of a voxel: mask and image are on the same grid."""
-_READ_ERRORS: Final = (OSError, ValueError, EOFError)
+_LEAST_VOXEL_MM3: Final = 1e-6
+_READ_ERRORS: Final = (OSError, ValueError, EOFError, zlib.error)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +73,9 @@ def nifti_labels(path: Path, volume: Volume) -> NDArray[np.int64]:
     Raises UsageError where they are not, or the mask holds other than whole numbers.
     """
     stored = _read(path)
-    labels = np.rint(stored.values).astype(np.int64)
-    if not np.array_equal(labels, stored.values):
+    if not np.isfinite(stored.values).all() or not np.array_equal(np.rint(stored.values), stored.values):
         raise UsageError(f"{path.name}: holds other than whole numbers, so it is no mask")
-    turned = _on_grid_of(volume, labels, np.linalg.inv(stored.to_lps))
+    turned = _on_grid_of(volume, stored.values.astype(np.int64), np.linalg.inv(stored.to_lps))
     if turned is None:
         raise UsageError(f"{path.name}: the mask is not on the grid of the image")
     return turned
@@ -86,19 +87,26 @@ def nifti_labels(path: Path, volume: Volume) -> NDArray[np.int64]:
 def _read(path: Path) -> Stored:
     try:
         import nibabel
+        from nibabel.filebasedimages import ImageFileError
+        from nibabel.spatialimages import HeaderDataError
     except ImportError as error:
         raise UsageError("NIfTI files need nibabel: pip install 'triage-node[train]'") from error
     try:
-        image = nibabel.Nifti1Image.from_filename(path)
+        image = nibabel.load(path)
+        if not isinstance(image, nibabel.Nifti1Image):  # NIfTI-2 is one too
+            raise UsageError(f"{path.name}: is no NIfTI file")
         values = np.asarray(image.dataobj)
-    except (*_READ_ERRORS, nibabel.filebasedimages.ImageFileError) as error:
+    except (*_READ_ERRORS, ImageFileError, HeaderDataError) as error:
         raise UsageError(f"{path.name}: cannot be read as NIfTI") from error
     values = values.reshape(values.shape[:3]) if values.ndim > 3 and set(values.shape[3:]) == {1} else values
-    if values.ndim != 3 or 0 in values.shape:
-        raise UsageError(f"{path.name}: is no stack of slices: its shape is {values.shape}")
+    if values.ndim != 3 or 0 in values.shape or values.dtype.kind not in "iuf":
+        raise UsageError(f"{path.name}: is no stack of grey slices: {values.shape}, {values.dtype}")
     if not (image.header["sform_code"] or image.header["qform_code"]):
         raise UsageError(f"{path.name}: has no orientation (sform and qform are unset)")
-    return Stored(values=values, to_lps=_RAS_TO_LPS @ np.asarray(image.affine, np.float64))
+    affine = np.asarray(image.affine, np.float64)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < _LEAST_VOXEL_MM3:
+        raise UsageError(f"{path.name}: its affine gives the voxels no size")
+    return Stored(values=values, to_lps=_RAS_TO_LPS @ affine)
 
 
 def _hounsfield(values: NDArray[Any]) -> Int16Array:
@@ -138,9 +146,7 @@ def _on_grid_of(volume: Volume, values: NDArray[np.int64], to_index: NDArray[np.
     `to_index` (4, 4) brings LPS mm to an index of `values`. Slices may be tilted, not unevenly spaced.
     """
     slices, rows, columns = volume.hu.shape
-    row_step, column_step = (
-        volume.orientation[::-1] * np.array(volume.pixel_spacing_mm)[:, None]
-    )  # to the next row, to the next column
+    row_step, column_step = volume.orientation[::-1] * np.array(volume.pixel_spacing_mm)[:, None]
     first = _indices(volume.positions_mm, to_index)
     last = _indices(volume.positions_mm + (rows - 1) * row_step + (columns - 1) * column_step, to_index)
     along_i, along_j = to_index[:3, :3] @ row_step, to_index[:3, :3] @ column_step

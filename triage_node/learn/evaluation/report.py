@@ -160,17 +160,15 @@ def rounded(value: Any) -> Any:
 def table(report: Mapping[str, Any]) -> str:
     """The report in a few aligned lines."""
     bundle, dataset = report["bundle"], report["dataset"]
-    parts = [
-        f"{bundle['name']} {bundle['version']} on {dataset['kind']}: "
-        f"{dataset['judged']} judged, {dataset['failed']} failed",
-        _binary_table(report["metrics"], report["prevalence"]),
-    ]
+    counts = f"{dataset['judged']} judged, {dataset['failed']} failed"
+    parts = [f"{bundle['name']} {bundle['version']} on {dataset['kind']}: {counts}"]
+    parts.append(_binary_table(report["metrics"], report["prevalence"]))
     if report["slice_metrics"]:
-        parts += ["by slice", _binary_table(report["slice_metrics"], report["prevalence"])]
+        parts.append("by slice\n" + _binary_table(report["slice_metrics"], report["prevalence"]))
     if any(of and of["segmentation"] for of in report["metrics"].values()):
         parts.append(_mask_table(report["metrics"]))
-    parts += [f"failed: {failure['file']}: {failure['reason']}" for failure in report["failed"]]
-    return "\n\n".join([*parts[:1], *parts[1:], *(["\n".join(report["notes"])] if report["notes"] else [])])
+    failed = [f"failed: {failure['file']}: {failure['reason']}" for failure in report["failed"]]
+    return "\n\n".join([*parts, *filter(None, ("\n".join(report["notes"]), "\n".join(failed)))])
 
 
 def _binary_table(metrics: Mapping[str, Any], prevalence: float) -> str:

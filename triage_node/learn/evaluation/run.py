@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from triage_node.errors import UsageError
+from triage_node.errors import InferenceError, UsageError
 from triage_node.infer.bundle import find_bundle
 from triage_node.infer.predict import Predictor
 from triage_node.learn.evaluation.heads import Case, iterate_simulated, judge_head
@@ -76,7 +76,14 @@ def _answers(question: Question, labels: list[Label], predictor: Predictor) -> I
         yield from tqdm(judge_pictures(predictor, labels), total=len(labels), desc="pictures", unit="picture")
         return
     for case in _cases(question, labels):
-        yield judge_head(predictor.predict(case.volume), case) if isinstance(case, Case) else case
+        yield _judged(predictor, case) if isinstance(case, Case) else case
+
+
+def _judged(predictor: Predictor, case: Case) -> Judgement | Failure:
+    try:
+        return judge_head(predictor.predict(case.volume), case)
+    except InferenceError as error:
+        return Failure(name=case.name, reason=str(error))
 
 
 def _cases(question: Question, labels: list[Label]) -> Iterator[Case | Failure]:

@@ -1,0 +1,345 @@
+"""Training: the pool, what is varied at every pass, the loop, its checkpoints and its record."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from triage_node.domain import SUBTYPES
+from triage_node.errors import ConfigError, TrainingError
+from triage_node.learn.augment import AugmentConfig, augment
+from triage_node.learn.checkpoint import CHECKPOINT, averaged_network
+from triage_node.learn.curves import CURVES
+from triage_node.learn.dataset import STORED_GRID
+from triage_node.learn.experiment import TrainConfig, read_config
+from triage_node.learn.losses import losses, total
+from triage_node.learn.picture import PictureConfig, as_pictures
+from triage_node.learn.pool import Drawn, PoolConfig, SlicePool, neighbours
+from triage_node.learn.pose import Framing, PoseConfig, Slices, head_framing, posed
+from triage_node.learn.record import read_record
+from triage_node.learn.train import train
+from triage_node.networks import TriageNet, TriageNetConfig
+from triage_node.picture import WHITE_HU
+from triage_node.transforms import Grid
+
+NETWORK = TriageNetConfig(base_width=4, levels=3, context_kernel_px=3, head_width=8)
+SMALL = Grid(size_px=32, spacing_mm=6.75)
+HEADS, SLICES = 2, 7
+SUBDURAL = 1 + SUBTYPES.index("subdural")
+STILL = PoseConfig(turn_deg=0.0, shift_mm=0.0, shear=0.0, zoom=0.0, flip_share=0.0, bend_share=0.0)
+
+
+def write_shard(folder: Path, number: int) -> None:
+    """Discs of bone around brain; the brain's HU names head and slice, and slice 3 of head 0 has subdural blood."""
+    size = STORED_GRID.size_px
+    at = np.arange(size) - (size - 1) / 2
+    radius = np.hypot(at[:, None], at[None, :])
+    hu = np.full((HEADS * SLICES, size, size), -1000, np.int16)
+    truth = np.zeros(hu.shape, np.uint8)
+    meta = np.zeros((len(hu), 3), np.float32)
+    for row in range(len(hu)):
+        head, index = divmod(row, SLICES)
+        hu[row][radius < 70] = 1000
+        hu[row][radius < 64] = 20 + 10 * head + index
+        meta[row] = head, 5.0 * index, 1.0 if head == 0 else np.nan
+    truth[3][(radius < 64) & (radius > 52) & (at[None, :] > 20)] = SUBDURAL
+    hu[3][truth[3] > 0] = 70
+    depth = np.broadcast_to(np.clip((64 - radius) * 5, 0, 255), hu.shape).astype(np.uint8)
+    shard = folder / f"shard-{number:05d}"
+    shard.mkdir(parents=True)
+    for name, array in (("hu", hu), ("truth", truth), ("depth", depth), ("meta", meta)):
+        np.save(shard / f"{name}.npy", array)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shards")
+    write_shard(folder, 0)
+    return folder
+
+
+@pytest.fixture
+def drawn(shards: Path) -> Drawn:
+    return SlicePool(shards, PoolConfig()).draw(np.random.default_rng(1), 8)
+
+
+@pytest.fixture
+def config(shards: Path, tmp_path: Path) -> TrainConfig:
+    return TrainConfig(
+        shards=shards,
+        validation=shards,
+        run=tmp_path / "run",
+        steps=3,
+        batch=2,
+        warmup_steps=1,
+        coarse_share=0.4,
+        coarse_grid=replace(SMALL, size_px=24),
+        grid=SMALL,
+        device="cpu",
+        checkpoint_every=2,
+        validate_every=2,
+        validation_batches=1,
+        network=NETWORK,
+    )
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / CHECKPOINT)
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+# ---------------------------------------------------------------- the pool
+
+
+def test_a_slice_comes_with_the_neighbours_of_its_own_head(drawn: Drawn) -> None:
+    brain = drawn.hu[:, :, 88, 88]
+    for place, (below, own, above) in zip(drawn.places, brain, strict=True):
+        head, index = divmod(int(place), SLICES)
+        assert own == 20 + 10 * head + index
+        assert below == own - int(index > 0)
+        assert above == own + int(index < SLICES - 1)
+
+
+def test_neighbours_are_about_5_mm_away_and_never_beyond_10() -> None:
+    heads = np.array([0, 0, 0, 0, 0, 1])
+    positions_mm = np.array([0.0, 2.0, 4.5, 9.0, 20.0, 24.0])
+    below, above = neighbours(heads, positions_mm).T
+    assert list(above) == [2, 3, 3, 3, 4, 5]
+    assert list(below) == [0, 0, 0, 2, 4, 5]
+
+
+def test_shares_of_a_batch_are_kept(shards: Path) -> None:
+    pool = SlicePool(shards, PoolConfig(negative_share=0.75, hard_share=0.0))
+    truth = pool.draw(np.random.default_rng(0), 200).truth[:, 1]
+    assert 0.65 < float((truth == 0).all(dim=(1, 2)).float().mean()) < 0.85
+
+
+def test_the_hardest_negatives_are_drawn_more_often(shards: Path) -> None:
+    pool = SlicePool(shards, PoolConfig(negative_share=1.0, hard_share=0.5, hardest=0.1))
+    pool.note(np.array([5, 9]), np.array([0.2, 0.9], np.float32))
+    places = pool.draw(np.random.default_rng(0), 100).places
+    assert np.count_nonzero(places == 9) > 40
+    assert np.count_nonzero(places == 5) < 20
+
+
+def test_shards_that_come_later_are_taken_up_and_scores_stay_with_their_slices(tmp_path: Path) -> None:
+    write_shard(tmp_path, 1)
+    pool = SlicePool(tmp_path, PoolConfig())
+    pool.note(np.array([4]), np.array([0.8], np.float32))
+    write_shard(tmp_path, 0)
+    pool.refresh()
+    assert len(pool) == 2 * HEADS * SLICES
+    assert pool.scores()["shard-00001"][4] == pytest.approx(0.4)
+    other = SlicePool(tmp_path, PoolConfig())
+    other.restore_scores(pool.scores())
+    assert same(other.scores(), pool.scores())
+
+
+def test_a_shard_of_an_older_version_is_named(tmp_path: Path) -> None:
+    write_shard(tmp_path, 0)
+    (tmp_path / "shard-00000" / "meta.npy").unlink()
+    with pytest.raises(ConfigError, match=r"shard-00000/meta\.npy: is missing"):
+        SlicePool(tmp_path, PoolConfig())
+
+
+# ---------------------------------------------------------------- what is varied
+
+
+def test_slices_labels_and_depth_move_together(drawn: Drawn) -> None:
+    blood = (drawn.truth > 0).float()
+    slices = Slices(hu=100 * blood, truth=blood, depth_mm=blood)
+    ahead = Framing(middle_px=torch.zeros(8, 2), zoom=torch.ones(8))
+    moved = posed(slices, ahead, STORED_GRID, Grid(size_px=128, spacing_mm=1.7), PoseConfig(), seed=3)
+    assert moved.truth.sum() > 1000
+    for image in (moved.hu > 50, moved.depth_mm > 0.5):
+        assert (image == (moved.truth > 0)).float().mean() > 0.99
+
+
+def test_a_pose_that_is_not_varied_changes_nothing(drawn: Drawn) -> None:
+    slices = Slices(hu=drawn.hu, truth=drawn.truth.float(), depth_mm=drawn.depth_mm)
+    ahead = Framing(middle_px=torch.zeros(8, 2), zoom=torch.ones(8))
+    moved = posed(slices, ahead, STORED_GRID, STORED_GRID, STILL, seed=0)
+    torch.testing.assert_close(moved.hu, slices.hu, atol=0.05, rtol=0)
+    assert torch.equal(moved.truth, slices.truth)
+
+
+def test_the_longer_side_of_a_head_in_a_picture_is_what_inference_assumes(drawn: Drawn) -> None:
+    wanted_mm = torch.full((8,), 150.0)
+    framing = head_framing(drawn.hu[:, 1], STORED_GRID.spacing_mm, wanted_mm)
+    slices = Slices(hu=drawn.hu, truth=drawn.truth.float(), depth_mm=drawn.depth_mm)
+    moved = posed(slices, framing, STORED_GRID, Grid(size_px=176, spacing_mm=1.0), STILL, seed=0)
+    longer_side_mm = (moved.hu[:, 1] > 0).any(dim=1).sum(dim=1).float()
+    assert (longer_side_mm - wanted_mm).abs().max() <= 3
+
+
+def test_pictures_hold_whole_numbers_from_black_to_white(drawn: Drawn) -> None:
+    config = PictureConfig(background_share=0.7, letters_share=1.0, gamma_share=1.0, jpeg_share=1.0, crop_share=1.0)
+    shown = as_pictures(drawn.hu[:, 1:2], Grid(size_px=176, spacing_mm=1.25), config, seed=1)
+    assert shown.shape == (8, 1, 176, 176)
+    assert shown.min() >= 0
+    assert shown.max() <= WHITE_HU
+    assert torch.equal(shown, shown.round())
+
+
+def test_a_picture_has_no_neighbours_and_a_scan_mostly_has(drawn: Drawn) -> None:
+    pictures = augment(drawn, STORED_GRID, SMALL, AugmentConfig(picture_share=1.0), seed=1).images
+    scans = augment(drawn, STORED_GRID, SMALL, AugmentConfig(picture_share=0.0, lone_share=0.0), seed=1).images
+    assert pictures.shape == scans.shape == (8, 5, 32, 32)
+    assert torch.equal(pictures[:, 3:], pictures[:, :1].expand(-1, 2, -1, -1))
+    assert not torch.equal(scans[:, 3], scans[:, 0])
+    assert not torch.equal(scans[:, 4], scans[:, 0])
+
+
+def test_what_is_varied_follows_from_the_seed(drawn: Drawn) -> None:
+    first, again, other = (augment(drawn, STORED_GRID, SMALL, AugmentConfig(), seed=seed) for seed in (1, 1, 2))
+    assert all(torch.equal(one, two) for one, two in zip(first, again, strict=True))
+    assert not torch.equal(first.images, other.images)
+
+
+def test_chronic_or_acute_counts_only_where_a_slice_shows_subdural_blood(drawn: Drawn) -> None:
+    views = augment(drawn, STORED_GRID, SMALL, AugmentConfig(pose=STILL), seed=1)
+    logits = TriageNet(NETWORK)(views.images)
+    bled = (views.truth == SUBDURAL).any(dim=2).any(dim=1)
+    told = [
+        losses(logits._replace(chronic=sure), views, drawn.chronic, SMALL)["chronic"]
+        for sure in (20.0 * bled, -20.0 * bled)
+    ]
+    assert bled.any()
+    assert told[0] < 0.01
+    assert told[1] > 10
+    none = losses(logits, views, torch.full((8,), torch.nan), SMALL)
+    assert float(none["chronic"].detach()) == 0
+    assert torch.isfinite(total(none, TrainConfig(shards=Path(), run=Path(), steps=1).losses))
+
+
+# ---------------------------------------------------------------- the loop
+
+
+def test_the_same_seed_gives_the_same_weights(config: TrainConfig, tmp_path: Path) -> None:
+    train(config)
+    train(replace(config, run=tmp_path / "again"))
+    train(replace(config, run=tmp_path / "other", seed=2))
+    assert same(weights(config.run), weights(tmp_path / "again"))
+    assert not same(weights(config.run), weights(tmp_path / "other"))
+
+
+def test_a_resumed_run_does_what_it_would_have_done(config: TrainConfig, tmp_path: Path) -> None:
+    whole = replace(config, steps=4)
+    train(whole)
+    stopped = replace(whole, run=tmp_path / "stopped")
+    stop_when(stopped.run / CHECKPOINT)
+    first = train(stopped)
+    assert first.interrupted
+    assert f"stopped at step {first.step}; the same command goes on" in first.reason
+    assert not train(stopped).interrupted
+    assert same(weights(whole.run), weights(stopped.run))
+
+
+def test_a_run_leaves_a_record_curves_and_the_averaged_network(config: TrainConfig) -> None:
+    ended = train(config)
+    record = read_record(config.run)
+    assert record["config"]["network"]["base_width"] == 4
+    assert record["data"]["shards"] == 1
+    assert record["present"]["subdural"] == 1
+    assert re.fullmatch(r"[0-9a-f]{40}|triage-node .+", record["code"])
+    assert [point["step"] for point in record["curve"]] == [2, 3]
+    assert [point["step"] for point in record["validation"]] == [2]
+    assert (config.run / CURVES).read_bytes().startswith(b"\x89PNG")
+    assert averaged_network(config.run, NETWORK)[1] == record["validation"][0]["step"]
+    assert ended.step == 3
+
+
+def test_training_ends_where_validation_gets_no_better(config: TrainConfig) -> None:
+    ended = train(replace(config, steps=90, coarse_share=0.0, learning_rate=0.3, validate_every=1, patience=2))
+    validation = read_record(config.run)["validation"]
+    best = min(validation, key=lambda point: point["total"])["step"]
+    assert ended.step == best + 2 < 90
+    assert ended.reason == f"ended at step {ended.step}: no better since step {best}"
+    assert averaged_network(config.run, NETWORK)[1] == best
+
+
+def test_training_can_start_from_the_weights_of_another_run(config: TrainConfig, tmp_path: Path) -> None:
+    train(config)
+    after = replace(config, run=tmp_path / "after", start_from=config.run / CHECKPOINT, learning_rate=0.0, ema=0.0)
+    train(after)
+    first, second = weights(config.run), weights(after.run)
+    assert torch.equal(first["ema.pixels.weight"], second["net.pixels.weight"])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(config: TrainConfig) -> None:
+    with pytest.raises(TrainingError, match=r"the loss of step 1 is .*learning_rate"):
+        train(replace(config, learning_rate=1e30))
+
+
+def test_a_checkpoint_of_another_network_is_refused(config: TrainConfig) -> None:
+    train(config)
+    with pytest.raises(ConfigError, match="holds another network"):
+        train(replace(config, steps=9, network=replace(NETWORK, base_width=8)))
+
+
+def stop_when(path: Path) -> None:
+    """Ctrl-C as soon as the file is there."""
+
+    def wait() -> None:
+        while not path.exists():
+            threading.Event().wait(0.001)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+# ---------------------------------------------------------------- the experiment file
+
+
+def test_an_experiment_file_sets_every_level(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text(
+        'shards = "s"\nrun = "r"\nsteps = 5\nema = 1\n[network]\nbase_width = 8\n'
+        "[augment]\nlone_share = 0.5\n[augment.picture]\nwidth_hu = [60, 90]\n"
+    )
+    config = read_config(path)
+    assert config.shards == tmp_path / "s"
+    assert config.augment.picture.width_hu == (60.0, 90.0)
+    assert (config.network.base_width, config.augment.lone_share, config.ema) == (8, 0.5, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("stepps = 5", "unknown key 'stepps'; known: .*steps"),
+        ("[augment.pose]\nturn = 3.0", r"\[augment.pose\] unknown key 'turn'; known: turn_deg"),
+        ('batch = "many"', "batch must be int, not 'many'"),
+        ("[augment]\nspots_mm = [1.0]", r"augment.spots_mm must be .*, not \[1.0\]"),
+        ("[grid]\nsize_px = 100\nspacing_mm = 2.0", "a grid of 100 px; write a multiple of 16"),
+        ("steps = = 5", "is not valid TOML"),
+    ],
+)
+def test_a_wrong_experiment_file_is_told_what_is_wrong(tmp_path: Path, line: str, complaint: str) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text(f'shards = "s"\nrun = "r"\nsteps = 5\n{line}\n')
+    with pytest.raises(ConfigError, match=rf"a\.toml: {complaint}"):
+        read_config(path)
+
+
+def test_missing_keys_and_missing_shards_are_named(tmp_path: Path, config: TrainConfig) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text('shards = "s"\nrun = "r"\n')
+    with pytest.raises(ConfigError, match="key 'steps' is missing"):
+        read_config(path)
+    with pytest.raises(ConfigError, match="nowhere: there is no such folder of shards"):
+        train(replace(config, shards=tmp_path / "nowhere"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match="holds no shards yet"):
+        train(replace(config, shards=tmp_path / "empty"))
