@@ -290,7 +290,7 @@ def _write_stacked_bundle(folder: Path, stack: Stack, *, chronic: bool = True) -
         network=TINY_STACKED,
         grid=Grid(size_px=64, spacing_mm=3.0),
         stack=stack,
-        mask_min_probability=dict.fromkeys(SUBTYPES, 0.2),
+        mask_min_probability=dict.fromkeys(SUBTYPES, 0.005),
         series_min_probability=0.01,
         speck_mm3=0.0,
         calibration=dict.fromkeys(CLASSES, (1.0, 2.0)) | {"chronic": (1e-6, -1.0)},
