@@ -121,6 +121,10 @@ def _edit(old: str, new: str) -> Callable[[Path], None]:
     return edit
 
 
+def _append(table: str) -> Callable[[Path], None]:
+    return _edit("[outputs]", f"{table}\n[outputs]")
+
+
 def _flip_a_weight(folder: Path) -> None:
     path = folder / "weights.safetensors"
     data = bytearray(path.read_bytes())
@@ -145,6 +149,9 @@ def _flip_a_weight(folder: Path) -> None:
         (_edit("any = 0.0", "any = -inf"), r"\[calibration.offset\] any must be finite float, not -inf"),
         (_edit("subdural = 0.2", "subdural = 1.2"), r"\[thresholds\] probabilities must be above 0 and at most 1"),
         (_edit("any = 1.0", "any = -1.0"), r"\[calibration.slope\] must be above 0"),
+        (_append("[series]\nany = [-1.0, 0.0, 0.0]"), "its weights, must not be below 0"),
+        (_append("[series]\nany = [1.0, nan, 0.0]"), r"\[series\] any must be 3 finite numbers"),
+        (_append("[volume_interval]\nany = [2.0, 1.0]"), "must be a lower and a higher number"),
         (_edit('classes = ["any", ', "classes = ["), 'classes must hold "any"'),
         (_edit("slab_mm = 0.0", "slab_mm = -1.0"), r"\[stack\] neighbour_mm must be above 0"),
         (_edit("neighbours = false", "neighbors = false"), r"\[stack\] unknown key 'neighbors'"),
@@ -283,7 +290,7 @@ def _write_stacked_bundle(folder: Path, stack: Stack, *, chronic: bool = True) -
         network=TINY_STACKED,
         grid=Grid(size_px=64, spacing_mm=3.0),
         stack=stack,
-        mask_min_probability=dict.fromkeys(SUBTYPES, 0.2),
+        mask_min_probability=dict.fromkeys(SUBTYPES, 0.005),
         series_min_probability=0.01,
         speck_mm3=0.0,
         calibration=dict.fromkeys(CLASSES, (1.0, 2.0)) | {"chronic": (1e-6, -1.0)},

@@ -242,6 +242,12 @@ def _check_thresholds(settings: Mapping[str, Any], path: Path) -> None:
         raise InferenceError(f"{path}: [thresholds] probabilities must be above 0 and at most 1")
     if min(settings["calibration"]["slope"].values()) <= 0:
         raise InferenceError(f"{path}: [calibration.slope] must be above 0")
+    for name, (highest, volume, _) in settings.get("series", {}).items():
+        if min(highest, volume) < 0:
+            raise InferenceError(f"{path}: [series] {name}: the first two numbers, its weights, must not be below 0")
+    for name, (low, high) in settings.get("volume_interval", {}).items():
+        if not 0 <= low <= high:
+            raise InferenceError(f"{path}: [volume_interval] {name} must be a lower and a higher number, not below 0")
 
 
 def _check_outputs(settings: Mapping[str, Any], path: Path) -> None:

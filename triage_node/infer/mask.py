@@ -42,7 +42,9 @@ def shown_only(mask: UInt8Array, series: Mapping[str, float | None], bundle: Bun
     """The mask of the subtypes that the series shows: from `series_min_probability` on."""
     shown = [(series[name] or 0.0) >= bundle.series_min_probability for name in SUBTYPES]
     kept = np.array([0, *(label if show else 0 for label, show in enumerate(shown, start=1))], np.uint8)
-    return mask if all(shown) else kept[mask]
+    if all(shown):
+        return mask
+    return np.stack([np.take(kept, labels) for labels in mask])  # indices of a whole volume would take 8 bytes a pixel
 
 
 def _thresholds(bundle: Bundle) -> Float64Array:

@@ -20,7 +20,7 @@ def volumes_ml(mask: UInt8Array, volume: Volume) -> dict[str, float]:
     pixel_mm2 = volume.pixel_spacing_mm[0] * volume.pixel_spacing_mm[1]
     slice_ml = pixel_mm2 * volume.weights_mm / _MM3_PER_ML
     subtypes = {
-        subtype: float(np.count_nonzero(mask == label, axis=(1, 2)) @ slice_ml)
+        subtype: float(np.array([np.count_nonzero(image == label) for image in mask]) @ slice_ml)
         for label, subtype in enumerate(SUBTYPES, start=1)
     }
     return {"any": sum(subtypes.values()), **subtypes}

@@ -151,7 +151,8 @@ def _load_network(bundle: Bundle, device: str) -> Network:
 
 
 def _finite(prediction: Prediction) -> Prediction:
-    numbers = [*prediction.probabilities.values(), *prediction.volumes_ml.values(), prediction.subdural_chronic]
+    ends = [end for interval in prediction.volume_intervals_ml.values() if interval for end in interval]
+    numbers = [*prediction.probabilities.values(), *prediction.volumes_ml.values(), prediction.subdural_chronic, *ends]
     if not all(math.isfinite(number) for number in numbers if number is not None):
         raise InferenceError("a probability or volume is not finite (NaN or infinity): no result")
     return prediction
