@@ -1,6 +1,6 @@
 """Render, train and release the default bundle. Stop and start at will: every part goes on where it was.
 
-    python scripts/train-default-bundle.py RUN.toml [--shards N] [--processes N] [--version V]
+    python scripts/train-default-bundle.py [RUN.toml] [--shards N] [--processes N] [--version V]
         [--real-negative ORIGIN=DIR ...]
 
 RUN.toml has the keys of triage_node.learn.experiment.TrainConfig.
@@ -16,28 +16,40 @@ from triage_node.learn.experiment import read_config
 from triage_node.learn.release import release
 from triage_node.learn.train import train
 
-TRAINING_SEED = 50_000_000
+TRAINING_SEED = 70_000_000
+VALIDATION_SEED = 60_000_000
+VALIDATION_SHARDS = 4
+EXPERIMENT = Path(__file__).parents[1] / "models" / "default.train.toml"
 
 
 def main() -> None:
     arguments = _arguments()
     config = read_config(arguments.run)
-    render_shards(config.shards, first=0, count=arguments.shards, seed=TRAINING_SEED, processes=arguments.processes)
-    train(config)
+    for folder, count, seed in (
+        (config.validation, VALIDATION_SHARDS, VALIDATION_SEED),
+        (config.shards, arguments.shards, TRAINING_SEED),
+    ):
+        if folder is not None:
+            render_shards(folder, first=0, count=count, seed=seed, processes=arguments.processes)
+    trained = train(config)
+    print(trained.reason)
+    if trained.interrupted:
+        return
     out = Path(__file__).parents[1] / "models" / "default"
     negatives = {
         origin: Path(folder) for origin, _, folder in (pair.rpartition("=") for pair in arguments.real_negative)
     }
-    print(release(config, out, version=arguments.version, real_negatives=negatives)["simulated"]["slice"])
+    release(config, out, version=arguments.version, real_negatives=negatives)
+    print(f"written: {out}; the figures are in its MODEL_CARD.md")
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--shards", type=int, default=200)
+    parser.add_argument("run", type=Path, nargs="?", default=EXPERIMENT)
+    parser.add_argument("--shards", type=int, default=80, help="of 8 heads each; 2 GB for 80")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--real-negative", nargs="*", default=[], metavar="ORIGIN=DIR")
-    parser.add_argument("--version", default="0.1.0")
+    parser.add_argument("--version", default="0.2.0")
     return parser.parse_args()
 
 

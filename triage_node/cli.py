@@ -196,7 +196,19 @@ def _evaluate(parsed: argparse.Namespace) -> int:
 def _simulate(parsed: argparse.Namespace) -> int:
     from triage_node.simulate import write_case
 
-    out = write_case(parsed.out, subtype=parsed.subtype, seed=parsed.seed, created_at=datetime.now(UTC))
+    template = None
+    if parsed.folds == "mni152":
+        from triage_node.simulate.template import load_template
+
+        template = load_template()
+    out = write_case(
+        parsed.out,
+        subtype=parsed.subtype,
+        seed=parsed.seed,
+        created_at=datetime.now(UTC),
+        vendor=parsed.vendor,
+        template=template,
+    )
     print(f"simulated head CT with {parsed.subtype} in {out}")
     return 0
 
@@ -358,8 +370,14 @@ def parser() -> argparse.ArgumentParser:
 
     simulate = command("simulate", _simulate, "write a simulated head CT series as DICOM, with its truth mask")
     simulate.add_argument("--out", type=Path, required=True, metavar="DIR")
-    simulate.add_argument("--subtype", choices=[*SUBTYPE_ABBREVIATIONS.values(), "NONE"], default="SDH")
+    simulate.add_argument(
+        "--subtype", default="SDH", help=f"{', '.join(SUBTYPE_ABBREVIATIONS.values())}, several as IPH+IVH, or NONE"
+    )
     simulate.add_argument("--seed", type=int, default=1)
+    simulate.add_argument("--vendor", help="whose headers to imitate: GE, SIEMENS, PHILIPS, CANON; default: plain ones")
+    simulate.add_argument(
+        "--folds", choices=["procedural", "mni152"], default="procedural", help="mni152 needs the train extra"
+    )
 
     train = command("train", _train, "train a network as a TOML file says, or go on training; needs the train extra")
     train.add_argument("experiment", type=Path, metavar="CONFIG", help="for example models/default.train.toml")

@@ -29,6 +29,7 @@ from triage_node.domain import SUBTYPE_ABBREVIATIONS, Float64Array, Int16Array
 from triage_node.errors import UsageError
 from triage_node.simulate.geometry import SliceGeometry, axial_geometry
 from triage_node.simulate.head import SimulatedHead, simulate_head
+from triage_node.simulate.template import Template
 from triage_node.simulate.vendors import VENDORS, PixelFormat, Vendor, restyle
 
 TRANSFER_SYNTAXES: Final = (
@@ -42,6 +43,8 @@ TRANSFER_SYNTAXES: Final = (
 )
 """What write_series can encode."""
 _UID_NAMESPACE: Final = uuid.UUID("5f0c3e0e-6a0f-5f0e-9c57-8f5c1a7f3f11")
+_SHORT_STRING: Final = 16
+"""Characters of a SH (PS3.5 6.2)."""
 _SIGNED: Final = PixelFormat(signed=True, intercept=0, bits=16)
 _UNSIGNED: Final = PixelFormat(signed=False, intercept=-1024, bits=12)
 
@@ -120,19 +123,32 @@ def write_series(
     return paths
 
 
+def _named(subtype: str) -> tuple[str, ...]:
+    by_abbreviation = {short: name for name, short in SUBTYPE_ABBREVIATIONS.items()}
+    parts = [] if subtype == "NONE" else subtype.split("+")
+    for part in parts:
+        if part not in by_abbreviation:
+            raise UsageError(f"unknown subtype {part}; one of {', '.join(sorted(by_abbreviation))} or NONE")
+    return tuple(by_abbreviation[part] for part in parts)
+
+
 def write_case(
-    out_dir: Path, *, subtype: str, seed: int, created_at: datetime, geometry: SliceGeometry | None = None
+    out_dir: Path,
+    *,
+    subtype: str,
+    seed: int,
+    created_at: datetime,
+    geometry: SliceGeometry | None = None,
+    vendor: str | None = None,
+    template: Template | None = None,
 ) -> Path:
     """Write one simulated examination and the truth about it; `out_dir`.
 
     `dicom/*.dcm`, `truth.npy` (slices, rows, columns) uint8 in slice order, and `truth.json`.
-    `subtype` is EDH, IPH, IVH, SAH, SDH or NONE. Raises UsageError for another. Another subtype or moment is another
-    examination: its UIDs differ.
+    `subtype` is EDH, IPH, IVH, SAH, SDH, several of them ("IPH+IVH"), or NONE. Raises UsageError for another. Another
+    subtype or moment is another examination: its UIDs differ. `vendor` and `template`: see write_series, simulate_head.
     """
-    by_abbreviation = {short: (name,) for name, short in SUBTYPE_ABBREVIATIONS.items()}
-    if subtype != "NONE" and subtype not in by_abbreviation:
-        raise UsageError(f"unknown subtype {subtype}; one of {', '.join(sorted(by_abbreviation))} or NONE")
-    head = simulate_head(seed=seed, subtypes=by_abbreviation.get(subtype, ()), geometry=geometry or axial_geometry())
+    head = simulate_head(seed=seed, subtypes=_named(subtype), geometry=geometry or axial_geometry(), template=template)
     examination = f"{subtype} {created_at.isoformat()}"
     paths = write_series(
         head,
@@ -142,7 +158,8 @@ def write_case(
         seed=seed,
         created_at=created_at,
         patient_id=f"SIM{seed:04d}",
-        accession_number=f"SIM-{seed}-{subtype}",
+        accession_number=f"SIM-{seed}-{subtype}"[:_SHORT_STRING],
+        vendor=vendor,
     )
     np.save(out_dir / "truth.npy", head.truth)
     truth = {

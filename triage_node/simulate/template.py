@@ -15,6 +15,7 @@ import numpy as np
 from scipy import ndimage
 
 from triage_node.domain import Float32Array
+from triage_node.errors import UsageError
 from triage_node.simulate.fields import Points, WaveField
 from triage_node.simulate.geometry import Lattice
 
@@ -114,8 +115,11 @@ class Folds:
 
 @cache
 def load_template() -> Template:
-    """The template, once for a process. ModuleNotFoundError without nilearn."""
-    from nilearn import datasets  # the node runs without it
+    """The template, once for a process. UsageError without nilearn."""
+    try:
+        from nilearn import datasets  # the node runs without it
+    except ModuleNotFoundError as error:
+        raise UsageError("the MNI152 template comes with nilearn: pip install 'triage-node[train]'") from error
 
     grey, white = (
         np.asarray(load(resolution=1).get_fdata(), np.float32)
