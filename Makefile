@@ -13,7 +13,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/triage-node demo $(ARGS)
 
 test: $(VENV)/.installed-dev lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
