@@ -36,7 +36,7 @@ _WITH_MASS: Final = 0.1
 _HIDDEN_HU: Final = 150
 """Blood that shares its slice with so much bone is not labelled: nobody could see it."""
 _VOLUME_STEP_MM: Final = 2.0
-_BODY_STEP_MM: Final = 1.0
+_BODY_STEPS_MM: Final = (0.8, 1.8)
 _HEAD_BOX_MM: Final = ((-85.0, 85.0), (-100.0, 105.0), (-80.0, 95.0))
 
 FieldsT = TypeVar("FieldsT", SkullFields, BrainFields)
@@ -303,7 +303,10 @@ def _folded(scene: _Scene, folds: Folds, tissue: Tissue) -> _Scene:
     return replace(
         scene,
         fluid=np.minimum(surface, scene.brain_depth),
-        subarachnoid=np.minimum(open_space, scene.brain_depth + np.float32(0.8)),
+        # a film on the brain, not all of a wide gap under the bone
+        subarachnoid=np.maximum(
+            np.minimum(open_space, scene.brain_depth + np.float32(0.8)), np.float32(-1.5) - scene.brain_depth
+        ),
         cortex=tissue.grey,
     )
 
@@ -393,7 +396,8 @@ def _lesion_box(head: _Head, lesion: Lesion) -> tuple[Sequence[tuple[float, floa
         return _HEAD_BOX_MM, _VOLUME_STEP_MM
     reach = [1.6 * lesion.size_mm * s * scale + 6 for s, scale in zip(lesion.stretch, head.skull.scale, strict=True)]
     centre = [c * scale for c, scale in zip(lesion.site, head.skull.scale, strict=True)]
-    return [(c - r, c + r) for c, r in zip(centre, reach, strict=True)], _BODY_STEP_MM
+    step_mm = float(np.clip(0.12 * lesion.size_mm, *_BODY_STEPS_MM))
+    return [(c - r, c + r) for c, r in zip(centre, reach, strict=True)], step_mm
 
 
 def _planes_through(box: Sequence[tuple[float, float]], step_mm: float) -> list[Lattice]:
