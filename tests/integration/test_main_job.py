@@ -80,7 +80,7 @@ def test_a_simulated_subdural_is_flagged_in_the_pacs(node: Node, orthanc: Orthan
 
 
 def test_two_associations_at_once_and_every_image_twice_give_the_mask_of_the_files(node: Node, tmp_path: Path) -> None:
-    case = write_case(tmp_path, subtype="SDH", seed=8, created_at=datetime.now(UTC))
+    case = write_case(tmp_path, subtype="EDH", seed=7, created_at=datetime.now(UTC))
     files = sorted((case / "dicom").glob("*.dcm"))
     with ThreadPoolExecutor() as associations:
         for halves in (files[::2], files[1::2], files[::-1]):
