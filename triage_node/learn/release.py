@@ -71,10 +71,8 @@ def release(
     test = _Judged()
     for case in iterate_simulated(heads, count=test_series, settings=series):
         test.add(case, predictor.predict(case.volume))
-    metrics = {
-        "series_sha256": FROZEN_SHA256 if series is None else None,
-        **_metrics(predictor, test, negatives, config, step),
-    }
+    metrics = _metrics(predictor, test, negatives, config, step)
+    metrics["series_sha256"] = FROZEN_SHA256 if series is None else None
     _draw(draft, test, metrics, negatives, config)
     metrics["simulated"].pop("cases")
     (draft / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
@@ -105,13 +103,16 @@ class _Judged:
         if (bled := judgement.labels["any"]) is not None:
             self.priorities.append(decide(prediction, DEFAULT_RULES, {}).priority)
             self.bled.append(bled)
+        self._compare_intervals(judgement, prediction)
+        if case.chronic is not None and prediction.subdural_chronic is not None:
+            self.chronic.append((prediction.subdural_chronic, case.chronic))
+        self.fingerprint.update(case.volume.hu.tobytes() + case.truth.tobytes())
+
+    def _compare_intervals(self, judgement: Judgement, prediction: Prediction) -> None:
         for name, overlap in judgement.overlaps.items():
             ends = prediction.volume_intervals_ml.get(name)
             if ends is not None and min(overlap.true_ml, overlap.seen_ml) >= LEAST_ML:
                 self.covered[name].append(ends[0] <= overlap.true_ml <= ends[1])
-        if case.chronic is not None and prediction.subdural_chronic is not None:
-            self.chronic.append((prediction.subdural_chronic, case.chronic))
-        self.fingerprint.update(case.volume.hu.tobytes() + case.truth.tobytes())
 
 
 def _share(covered: Sequence[bool]) -> float | None:

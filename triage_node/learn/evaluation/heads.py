@@ -130,9 +130,8 @@ def _overlaps(prediction: Prediction, case: Case) -> dict[str, Overlap]:
 def _drawn_by(settings: SeriesSettings) -> str:
     """Short hash of all that the pixels of a series come from: its settings and the source of the simulator."""
     sources = [*sorted(Path(simulate.__file__).parent.glob("*.py")), Path(heldout.__file__)]
-    return hashlib.sha256(b"".join([repr(settings).encode(), *(path.read_bytes() for path in sources)])).hexdigest()[
-        :12
-    ]
+    parts = [repr(settings).encode(), *(path.read_bytes() for path in sources)]
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:12]
 
 
 def _simulated_case(folder: Path, settings: SeriesSettings, number: int, tuning: bool) -> Case:
