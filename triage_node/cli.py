@@ -175,8 +175,10 @@ def _models(parsed: argparse.Namespace) -> int:
 def _evaluate(parsed: argparse.Namespace) -> int:
     from triage_node.learn.evaluation.figures import write_figures
     from triage_node.learn.evaluation.report import table
-    from triage_node.learn.evaluation.run import Question, evaluate
+    from triage_node.learn.evaluation.run import Question, evaluate, require_writable
 
+    file = Path(parsed.json) if parsed.json and parsed.json != "-" else None
+    require_writable(folder=parsed.out, file=file)
     names = ("root", "labels", "bundle", "device", "prevalence", "mask_labels", "heads")
     given = {name: value for name in names if (value := getattr(parsed, name)) is not None}
     evaluation = evaluate(Question(kind=parsed.dataset, **given))
@@ -185,8 +187,8 @@ def _evaluate(parsed: argparse.Namespace) -> int:
         print(text)
     else:
         print(table(evaluation.report))
-    if parsed.json and parsed.json != "-":
-        Path(parsed.json).write_text(text + "\n", encoding="utf-8")
+    if file:
+        file.write_text(text + "\n", encoding="utf-8")
     if parsed.out:
         for told in write_figures(parsed.out, evaluation.report, evaluation.judgements):
             print(told, file=sys.stderr)

@@ -6,6 +6,8 @@ grey 0..255 counts as 0..80 HU, and the longer side of the head's box as HEAD_MM
 
 from __future__ import annotations
 
+import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -23,6 +25,11 @@ HEAD_MM: Final = 190.0
 WHITE_HU: Final = 80.0
 """Grey 255; black is 0 HU: the brain window, centre 40, width 80."""
 _FORMATS: Final = ("PNG", "JPEG")
+_READ_ERRORS: Final = (
+    OSError, EOFError, SyntaxError, ValueError, KeyError, AttributeError, TypeError, IndexError, OverflowError,
+    RuntimeError, NotImplementedError, Image.DecompressionBombError, struct.error, zlib.error,
+)  # fmt: skip
+"""What pillow raises on broken files; on odd EXIF, which it writes anew when it turns a picture, also TypeError."""
 _LEAST_PX: Final = 32
 _LONGEST: Final = 4
 _ENOUGH_PX: Final = 1024
@@ -79,7 +86,7 @@ def read_picture(source: Path | BinaryIO) -> UInt8Array:
             _require_size(image)
             grey = _grey(ImageOps.exif_transpose(image))
             return np.asarray(Image.fromarray(grey).reduce(max(1, max(grey.shape) // _ENOUGH_PX)))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what pillow's readers raise
+    except _READ_ERRORS as error:
         raise UsageError("no readable PNG or JPEG picture") from error
 
 

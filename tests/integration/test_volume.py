@@ -25,10 +25,10 @@ def test_the_truth_mask_measures_its_physical_volume(
 ) -> None:
     slices = len(UNEVEN_MM) + 1 if isinstance(spacing_mm, list) else 32
     geometry = axial_geometry(
-        slices=slices, spacing_mm=spacing_mm, tilt_deg=tilt_deg, rows=256, columns=256, pixel_spacing_mm=0.9
+        slices=slices, spacing_mm=spacing_mm, tilt_deg=tilt_deg, rows=192, columns=192, pixel_spacing_mm=1.2
     )
-    head = simulate_head(seed=6, subtypes=("intraparenchymal",), geometry=geometry, lesion_volume_ml=30)
-    paths = write_series(head, tmp_path, seed=6, created_at=datetime(2026, 1, 1, tzinfo=UTC))
+    head = simulate_head(seed=12, subtypes=("intraparenchymal",), geometry=geometry, lesion_volume_ml=30)
+    paths = write_series(head, tmp_path, seed=12, created_at=datetime(2026, 1, 1, tzinfo=UTC))
     volume = assemble(paths)
     assert volume.tilt_deg == pytest.approx(tilt_deg, abs=0.1)
     in_order = np.argsort(geometry.positions_mm @ volume.normal)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,15 +20,17 @@ from triage_node.assemble import assemble
 from triage_node.cli import main
 from triage_node.domain import CLASSES, SUBTYPES, Volume
 from triage_node.errors import UsageError
-from triage_node.learn.dataset import EVALUATION_SEED, as_volume, draw_geometry
+from triage_node.learn.dataset import as_volume
 from triage_node.learn.evaluation.figures import write_figures
 from triage_node.learn.evaluation.heads import Case
-from triage_node.learn.evaluation.judgement import Failure
+from triage_node.learn.evaluation.judgement import Failure, Judgement
 from triage_node.learn.evaluation.labels import read_labels
 from triage_node.learn.evaluation.nifti import nifti_labels, nifti_volume
-from triage_node.learn.evaluation.report import summarize
+from triage_node.learn.evaluation.overlap import Overlap
+from triage_node.learn.evaluation.report import confusion, summarize, table
 from triage_node.learn.evaluation.segmentation import seg_mask
 from triage_node.learn.evaluation.volumes import OWN_LABELS, find_series, parse_mask_labels, read_case
+from triage_node.learn.heldout import frozen_settings, series_geometry
 from triage_node.simulate import SimulatedHead, axial_geometry, simulate_head, write_series
 
 COARSE = axial_geometry(slices=12, spacing_mm=12.0, rows=80, columns=72, pixel_spacing_mm=3.0)
@@ -219,6 +221,21 @@ def test_series_and_masks_are_found_in_both_layouts(tmp_path: Path) -> None:
         find_series(tmp_path / "apart" / "empty")
 
 
+def test_a_mask_lies_where_its_image_lies(tmp_path: Path) -> None:
+    names = ("p1/ct.nii.gz", "p2/ct.nii.gz", "p3/ct.nii.gz", "p4/ct/1.dcm")
+    masks = ("p1/ct.nii.gz", "p2/ct_mask.nii", "ct.nii.gz", "p4/ct.nii")
+    for path in (*(tmp_path / "images" / name for name in names), *(tmp_path / "masks" / name for name in masks)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    found = {series.name: series.mask and series.mask.relative_to(tmp_path) for series in find_series(tmp_path)}
+    assert found == {
+        "images/p1/ct.nii.gz": Path("masks/p1/ct.nii.gz"),
+        "images/p2/ct.nii.gz": Path("masks/p2/ct_mask.nii"),
+        "images/p3/ct.nii.gz": None,
+        "images/p4/ct": Path("masks/p4/ct.nii"),
+    }
+
+
 def test_labels_of_masks_mean_what_is_said(head: SimulatedHead, volume: Volume, tmp_path: Path) -> None:
     save_nifti(tmp_path / "a.nii.gz", volume.hu, volume)
     save_nifti(tmp_path / "a_mask.nii.gz", np.where(head.truth > 0, 3, 0).astype(np.uint8), volume)
@@ -294,6 +311,43 @@ def test_a_segmentation_of_another_series_or_none_is_refused(segmented: tuple[Vo
         seg_mask(tmp_path / "bad.dcm", series, None)
 
 
+# ---------------------------------------------------------------- figures
+
+
+def judged(name: str, labels: Mapping[str, bool | None], overlap: Overlap | None = None) -> Judgement:
+    return Judgement(
+        name=name,
+        scores=dict.fromkeys(CLASSES, 0.7),
+        labels={of: labels.get(of, False) for of in CLASSES},
+        overlaps={} if overlap is None else {"any": overlap},
+    )
+
+
+def test_hemorrhage_of_no_subtype_is_not_counted_as_none() -> None:
+    cases = [judged("a", {}), judged("b", {"any": True}), judged("c", {"any": True, "epidural": True})]
+    counted = confusion(cases)
+    assert counted is not None
+    rows = dict(zip(counted["classes"], np.sum(counted["matrix"], axis=1), strict=True))
+    assert {name: int(count) for name, count in rows.items() if count} == {"none": 1, "epidural": 1}
+    assert counted["left_out"] == 1
+
+
+def test_masks_tell_of_a_class_where_no_case_has_a_label(tmp_path: Path) -> None:
+    traces = Overlap(both_px=10, seen_px=20, true_px=20, seen_ml=3.0, true_ml=2.0)
+    cases = [judged(name, dict.fromkeys(CLASSES, None), traces) for name in ("a", "b", "c")]
+    report = summarize(cases, [])
+    assert report["metrics"]["any"]["auc"] is None
+    assert report["metrics"]["any"]["segmentation"]["dice"] == 0.5
+    assert report["metrics"]["any"]["volume"]["bias_ml"] == 1.0
+    assert report["metrics"]["epidural"] is None
+    head = {
+        "bundle": {"name": "default", "version": "1"},
+        "dataset": {"kind": "volumes", "judged": 3, "failed": 0},
+    }
+    assert "0.500" in table(head | report)
+    assert [line.rpartition("/")[2] for line in write_figures(tmp_path, report, cases)] == ["volumes.png"]
+
+
 # ---------------------------------------------------------------- without the extra
 
 
@@ -359,19 +413,19 @@ def test_volumes_end_to_end_as_a_table(
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"scores.png", "confusion.png"}
 
 
-def test_simulated_heads_are_kept_and_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    seed = EVALUATION_SEED + 7
-    geometry = draw_geometry(np.random.default_rng(seed))
+def test_simulated_heads_are_the_frozen_series_and_read_where_they_were_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    geometry = series_geometry(frozen_settings(), 0)
     shape = (len(geometry.positions_mm), geometry.rows, geometry.columns)
     truth = np.zeros(shape, np.uint8)
     truth[3, 90:110, 90:110] = 1 + SUBTYPES.index("subdural")
-    (tmp_path / f"head-{seed}").mkdir()
-    np.save(tmp_path / f"head-{seed}" / "hu.npy", np.full(shape, -1000, np.int16))
-    np.save(tmp_path / f"head-{seed}" / "truth.npy", truth)
-    options = ["--dataset", "simulated", "--root", str(tmp_path), "--heads", "1", "--first-seed", str(seed), "--json"]
-    assert main(["evaluate", *options]) == 0
+    (tmp_path / "test-000").mkdir()
+    np.save(tmp_path / "test-000" / "hu.npy", np.full(shape, -1000, np.int16))
+    np.save(tmp_path / "test-000" / "truth.npy", truth)
+    assert main(["evaluate", "--dataset", "simulated", "--root", str(tmp_path), "--heads", "1", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert [case["file"] for case in report["cases"]] == [f"head-{seed}"]
+    assert [case["file"] for case in report["cases"]] == ["test-000"]
     assert report["cases"][0]["labels"] == {name: int(name in ("any", "subdural")) for name in CLASSES}
     assert report["slice_metrics"]["subdural"]["positives"] == 1
 
@@ -380,3 +434,28 @@ def test_nothing_readable_is_a_fault(tmp_path: Path, capsys: pytest.CaptureFixtu
     labels = written(tmp_path, "file,any\ngone.png,1\n")
     assert main(["evaluate", "--dataset", "images", "--root", str(tmp_path), "--labels", str(labels)]) == 1
     assert "nothing could be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("heads", ["0", "-3"])
+def test_no_heads_are_a_fault_that_says_so(heads: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "--dataset", "simulated", "--root", str(tmp_path), "--heads", heads]) == 1
+    assert "at least one head" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--json", "--out"])
+def test_what_cannot_be_written_is_told_before_the_run(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    nowhere = str(tmp_path / "file" / "x")
+    labels = written(tmp_path, "file,any\ngone.png,1\n")
+    options = ["--dataset", "images", "--root", str(tmp_path), "--labels", str(labels), option, nowhere]
+    assert main(["evaluate", *options]) == 1
+    assert f"{nowhere}: cannot be written" in capsys.readouterr().err
+
+
+def test_a_run_that_fails_leaves_no_empty_report(tmp_path: Path) -> None:
+    labels = written(tmp_path, "file,any\ngone.png,1\n")
+    options = ["--dataset", "images", "--root", str(tmp_path), "--labels", str(labels)]
+    assert main(["evaluate", *options, "--json", str(tmp_path / "report.json")]) == 1
+    assert not (tmp_path / "report.json").exists()

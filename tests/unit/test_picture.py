@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -174,6 +175,17 @@ def test_a_jpeg_is_turned_as_its_exif_says(tmp_path: Path) -> None:
     read = read_picture(tmp_path / "a.jpg")
     assert read.shape == (64, 40)
     assert read[0].mean() + 100 < read[-1].mean()
+
+
+@pytest.mark.parametrize("tag", [0x0101, 0x011A])  # a length and a resolution, here as text
+def test_odd_exif_is_no_picture_and_no_crash(tag: int, tmp_path: Path) -> None:
+    """To turn a picture, pillow writes its EXIF anew: struct.error or TypeError where a value is not of its kind."""
+    turned = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
+    text = struct.pack("<HHI4s", tag, 2, 4, b"abc")
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + turned + text + bytes(4)
+    Image.new("L", (64, 40)).save(tmp_path / "a.jpg", exif=exif)
+    with pytest.raises(UsageError, match="no readable"):
+        read_picture(tmp_path / "a.jpg")
 
 
 def cut_off(picture: Image.Image) -> bytes:

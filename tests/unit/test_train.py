@@ -174,6 +174,21 @@ def test_a_pose_that_is_not_varied_changes_nothing(drawn: Drawn) -> None:
     assert torch.equal(moved.truth, slices.truth)
 
 
+def test_a_head_is_shifted_by_millimetres_whatever_the_grid(drawn: Drawn) -> None:
+    disc = (drawn.hu > -500).float()
+    slices = Slices(hu=disc, truth=disc, depth_mm=disc)
+    ahead = Framing(middle_px=torch.zeros(8, 2), zoom=torch.ones(8))
+    pose = replace(STILL, shift_mm=10.0)
+    shifts = []
+    for grid in (Grid(size_px=112, spacing_mm=1.93), Grid(size_px=224, spacing_mm=0.965)):
+        truth = posed(slices, ahead, STORED_GRID, grid, pose, seed=4).truth[:, 1]
+        at_mm = (torch.arange(grid.size_px) - (grid.size_px - 1) / 2) * grid.spacing_mm
+        middles = [(truth.sum(dim=dim) * at_mm).sum(dim=1) / truth.sum(dim=(1, 2)) for dim in (2, 1)]
+        shifts.append(torch.stack(middles))
+    assert 8 < float(shifts[0].abs().max()) <= 10.1
+    torch.testing.assert_close(shifts[0], shifts[1], atol=0.3, rtol=0)
+
+
 def test_the_longer_side_of_a_head_in_a_picture_is_what_inference_assumes(drawn: Drawn) -> None:
     wanted_mm = torch.full((8,), 150.0)
     framing = head_framing(drawn.hu[:, 1], STORED_GRID.spacing_mm, wanted_mm)
@@ -333,13 +348,20 @@ def test_a_wrong_experiment_file_is_told_what_is_wrong(tmp_path: Path, line: str
         read_config(path)
 
 
-def test_missing_keys_and_missing_shards_are_named(tmp_path: Path, config: TrainConfig) -> None:
+def test_missing_keys_are_named(tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
     path.write_text('shards = "s"\nrun = "r"\n')
     with pytest.raises(ConfigError, match="key 'steps' is missing"):
         read_config(path)
-    with pytest.raises(ConfigError, match="nowhere: there is no such folder of shards"):
-        train(replace(config, shards=tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("key", ["shards", "validation"])
+def test_missing_shards_are_told_at_the_start_with_what_renders_them(
+    key: str, config: TrainConfig, tmp_path: Path
+) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigError, match="holds no shards yet"):
-        train(replace(config, shards=tmp_path / "empty"))
+    for folder in (tmp_path / "nowhere", tmp_path / "empty"):
+        lacking = replace(config, shards=folder) if key == "shards" else replace(config, validation=folder)
+        with pytest.raises(ConfigError, match=rf"{folder}: holds no shards; scripts/train-default-.*; or set {key} "):
+            train(lacking)
+    assert not config.run.exists()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from triage_node.domain import SUBTYPES
 from triage_node.learn.chance import Chance
 from triage_node.learn.picture import PictureConfig, as_pictures
 from triage_node.learn.pool import Drawn
@@ -67,6 +68,9 @@ class AugmentConfig:
     """Share of slices with the grain of a smooth kernel; white noise is drawn apart."""
     noise_share: float = 0.4
     noise_hu: float = 4.0
+
+
+_OLD_BLOOD_HU = 36.0
 
 
 class Views(NamedTuple):
@@ -154,7 +158,9 @@ def _varied(slices: Slices, grid: Grid, config: AugmentConfig, chance: Chance) -
     hu = _strew_outside(hu, ~inside & ~blood, grid, config, chance)
     hu = _cover_skull(hu, inside | blood, grid, config, chance)
     hu = _hold_head(hu, grid, config, chance)
-    hu = _fill_gap(hu, inside & ~blood, depth_mm, grid, config, chance)
+    # fluid that stays dark where all else is filled would have the very shape of old subdural blood
+    fillable = inside & ~blood & ~_with_old_blood(hu, slices.truth)
+    hu = _fill_gap(hu, fillable, depth_mm, grid, config, chance)
     hu = _calcify(hu, depth_mm, blood, grid, config, chance)
     hu = _vary_tissue(hu, config, chance)
     hu = hu + inside * _tails(depth_mm, grid, config, chance)
@@ -162,6 +168,14 @@ def _varied(slices: Slices, grid: Grid, config: AugmentConfig, chance: Chance) -
 
 
 # ---------------------------------------------------------------- under the bone
+
+
+def _with_old_blood(hu: Tensor, truth: Tensor) -> Tensor:
+    """(n, 1, 1, 1): whether subdural blood is there that is darker than brain."""
+    subdural = truth == 1 + SUBTYPES.index("subdural")
+    count = subdural.sum(dim=(1, 2, 3), keepdim=True)
+    mean_hu = (hu * subdural).sum(dim=(1, 2, 3), keepdim=True) / count.clamp(min=1)
+    return (count > 0) & (mean_hu < _OLD_BLOOD_HU)
 
 
 def _fill_gap(hu: Tensor, where: Tensor, depth_mm: Tensor, grid: Grid, config: AugmentConfig, chance: Chance) -> Tensor:

@@ -23,7 +23,7 @@ from triage_node.domain import SUBTYPES, Float32Array, Int16Array, UInt8Array, V
 from triage_node.simulate import SimulatedHead, SliceGeometry, axial_geometry, simulate_head
 from triage_node.simulate.lesions import random_combination
 from triage_node.simulate.template import load_template
-from triage_node.transforms import Grid, place_grid, resampling_matrix, to_grid
+from triage_node.transforms import Grid, Placement, place_grid, resampling_matrix, to_grid
 
 STORED_GRID: Final = Grid(size_px=176, spacing_mm=1.25)
 """Finer and wider than the grid of training, which turns, shifts and scales it at every pass."""
@@ -38,7 +38,7 @@ _SEVERAL: Final = 0.3
 _WITH_TEMPLATE: Final = 0.75
 """Of the heads; the others have procedural folds, which differ more from head to head."""
 _BONE_HU: Final = 250
-_FORAMEN_MM: Final = 8.0
+_FORAMEN_MM: Final = 18.0
 """Gaps of the skull up to this width are closed before its inside is filled."""
 _AIR_HU: Final = -100
 _ARRAYS: Final = ("hu", "truth", "depth", "meta")
@@ -111,8 +111,9 @@ def as_volume(hu: Int16Array, geometry: SliceGeometry) -> Volume:
     )
 
 
-def stored_slices(volume: Volume, truth: UInt8Array, *, number: int = 0, chronic: bool | None = None) -> Slices:
+def stored_slices(volume: Volume, head: SimulatedHead, *, number: int = 0) -> Slices:
     """One head on STORED_GRID, with the depth below the inner table."""
+    truth = head.truth
     placement = place_grid(volume, STORED_GRID)
     hu = to_grid(volume.hu, placement)
     labels = np.zeros(hu.shape, np.uint8)
@@ -121,13 +122,23 @@ def stored_slices(volume: Volume, truth: UInt8Array, *, number: int = 0, chronic
         along_columns = resampling_matrix(placement.native_columns, placement.grid_columns[index])
         shares = [along_rows @ (truth[index] == label) @ along_columns.T for label in range(1 + len(SUBTYPES))]
         labels[index] = np.argmax(shares, axis=0)
-    depth = np.stack([depth_mm(image, STORED_GRID.spacing_mm) for image in hu])
+    # from the simulator, not from the image: a frontal sinus or a foramen opens the skull of many slices
+    depth = _resampled(np.maximum(head.depth_mm, 0), placement)
     return Slices(
         hu=np.rint(np.clip(hu, -1024, 3071)).astype(np.int16),
         truth=labels,
         depth=np.clip(np.ceil(depth / DEPTH_UNIT_MM), 0, 255).astype(np.uint8),
-        meta=_meta(volume, number, chronic),
+        meta=_meta(volume, number, head.chronic),
     )
+
+
+def _resampled(images: Float32Array, placement: Placement) -> Float32Array:
+    out = []
+    for index, image in enumerate(images):
+        along_rows = resampling_matrix(placement.native_rows, placement.grid_rows[index])
+        along_columns = resampling_matrix(placement.native_columns, placement.grid_columns[index])
+        out.append(along_rows @ image @ along_columns.T)
+    return np.stack(out).astype(np.float32)
 
 
 def _meta(volume: Volume, number: int, chronic: bool | None) -> Float32Array:
@@ -189,7 +200,7 @@ def label_areas_mm2(truths: UInt8Array, spacing_mm: float) -> Float32Array:
 
 def _stored_head(seed: int, number: int) -> Slices:
     head, volume = draw_head(seed)
-    return stored_slices(volume, head.truth, number=number, chronic=head.chronic)
+    return stored_slices(volume, head, number=number)
 
 
 def _shard_path(folder: Path, number: int) -> Path:

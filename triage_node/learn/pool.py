@@ -60,13 +60,16 @@ class Drawn:
 class SlicePool:
     """All slices of a folder of shards; `refresh` takes up those that came since."""
 
-    def __init__(self, folder: Path, config: PoolConfig) -> None:
-        """ConfigError where the folder does not exist."""
-        if not folder.is_dir():
-            raise ConfigError(f"{folder}: there is no such folder of shards; render some, or set data.shards")
+    def __init__(self, folder: Path, config: PoolConfig, *, key: str = "shards") -> None:
+        """ConfigError, naming the `key` of the experiment file, where the folder holds no shards or does not exist."""
         self._folder, self._config = folder, config
         self._shards: dict[str, _Shard] = {}
         self.refresh()
+        if not len(self):
+            raise ConfigError(
+                f"{folder}: holds no shards; scripts/train-default-bundle.py renders them, trains and releases; "
+                f"or set {key} to a folder that dataset.render_shards filled"
+            )
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -92,9 +95,7 @@ class SlicePool:
         self._negative = np.flatnonzero(areas.sum(axis=1) == 0)
 
     def draw(self, rng: np.random.Generator, count: int) -> Drawn:
-        """A batch of `count` slices. ConfigError where the pool is empty."""
-        if not len(self):
-            raise ConfigError(f"{self._folder}: holds no shards yet; render some first")
+        """A batch of `count` slices."""
         hardest = self._hardest(rng)
         places = np.array([self._choose(rng, hardest) for _ in range(count)])
         stacks = [self._read(place) for place in places]

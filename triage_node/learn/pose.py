@@ -93,7 +93,7 @@ class _Pose:
     def __init__(self, source: Grid, target: Grid, config: PoseConfig, seed: int) -> None:
         from monai.transforms import RandAffineGrid, RandDeformGrid, RandFlip, Resample
 
-        shift_px = config.shift_mm / source.spacing_mm
+        shift_px = config.shift_mm / target.spacing_mm
         self._target = target
         self._step_px = target.spacing_mm / source.spacing_mm
         self._bend_share = config.bend_share

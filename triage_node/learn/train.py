@@ -89,9 +89,7 @@ class _Run:
         self._device = _device(config.device)
         self._dtype = choose_dtype(self._device)
         self._pool = SlicePool(config.shards, config.pool)
-        self._held_out = (
-            SlicePool(config.validation, replace(config.pool, hard_share=0.0)) if config.validation else None
-        )
+        self._held_out = _held_out(config)
         config.run.mkdir(parents=True, exist_ok=True)
         self.state = _fresh_state(config, self._device)
         if (config.run / CHECKPOINT).exists():
@@ -234,6 +232,12 @@ def _fresh_state(config: TrainConfig, device: torch.device) -> State:
     others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
     return State(network=network, averaged=averaged, optimizer=torch.optim.AdamW(groups, lr=config.learning_rate))
+
+
+def _held_out(config: TrainConfig) -> SlicePool | None:
+    if config.validation is None:
+        return None
+    return SlicePool(config.validation, replace(config.pool, hard_share=0.0), key="validation")
 
 
 def _require_extra() -> None:

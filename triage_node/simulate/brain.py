@@ -12,6 +12,8 @@ from triage_node.simulate.fields import Point, Points, WaveField, capsule, chain
 from triage_node.simulate.geometry import Lattice
 
 FOLD_WAVELENGTH_MM = 26.0
+_WIDE_GAP = 0.15
+"""Share of heads with fluid under the bone, more in front: shrunken brains and hygromas, without blood."""
 FOLIA_WAVELENGTH_MM = 7.0
 
 
@@ -19,6 +21,8 @@ FOLIA_WAVELENGTH_MM = 7.0
 class Brain:
     """What one simulated brain is like."""
 
+    age: float
+    """0 young and tight, 1 old and shrunken."""
     white_hu: float
     grey_over_white_hu: float
     csf_hu: float
@@ -26,6 +30,10 @@ class Brain:
     sheets: float
     """How much of falx and tentorium shows: they are thinner than a pixel."""
     sinus_hu: float
+    plexus_mm: float
+    """How much thicker the choroid plexus is than usual; from -1.5 on it hardly shows."""
+    plexus_skew_mm: float
+    plexus_hu: float
     gap_mm: float
     """Mean depth of the fluid under the inner table; zero or less where the cortex lies against the bone."""
     gap_spread_mm: float
@@ -59,14 +67,19 @@ class Brain:
     def random(cls, rng: np.random.Generator) -> Brain:
         """From a young tight brain to an old shrunken one."""
         age = rng.uniform(0, 1)
+        wide = rng.random() < _WIDE_GAP
         return cls(
+            age=age,
             white_hu=rng.uniform(23, 34),
             grey_over_white_hu=rng.uniform(4, 11),
             csf_hu=rng.uniform(0, 13),
             dura_hu=rng.uniform(40, 75),
             sheets=rng.uniform(0.15, 1.0),
-            sinus_hu=rng.uniform(40, 70),
-            gap_mm=float(rng.uniform(-3.0, 0.5) + 2.6 * max(0, age - 0.55)),
+            sinus_hu=rng.uniform(42, 78),
+            plexus_mm=rng.uniform(-2.5, 1.0),
+            plexus_skew_mm=rng.normal(0, 0.4),
+            plexus_hu=rng.uniform(33, 55),
+            gap_mm=rng.uniform(1.5, 5.5) if wide else float(rng.uniform(-3.0, 0.5) + 2.6 * max(0, age - 0.55)),
             gap_spread_mm=rng.uniform(0.3, 1.8),
             lift_hu=float(rng.uniform(6, 25)) if rng.random() < 0.9 else 0.0,
             lift_tau_mm=rng.uniform(3, 12),
@@ -160,6 +173,10 @@ class BrainFields:
     """What is added to any tissue here: old infarcts, leukoaraiosis, mottle."""
     cortex: Float32Array
     """0..1: how much cortex shows near sulci and surface (little in the brain stem)."""
+    lower_stem: Float32Array
+    """Distance to the brain stem below the midbrain."""
+    plexus: Float32Array
+    """Distance to the choroid plexus."""
     gap: Float32Array
     """Depth of the fluid below the dura, mm."""
     lift_hu: Float32Array
@@ -177,6 +194,7 @@ def brain_fields(brain: Brain, lattice: Lattice, skull_points: Points, p: Points
     ventricle = _ventricles(brain, m, middle)
     calcification, calcification_hu = _calcified(brain, (middle, y, z))
     change_hu = _changes(brain, lattice, (middle, y, z), ventricle)
+    stem = _stem(m)
     return BrainFields(
         ventricle=ventricle,
         cistern=_cisterns(brain, m),
@@ -191,8 +209,10 @@ def brain_fields(brain: Brain, lattice: Lattice, skull_points: Points, p: Points
         calcification_hu=calcification_hu,
         tissue_hu=_deep_grey(brain, m) + change_hu,
         change_hu=change_hu,
-        cortex=np.asarray(1 - share(_stem(m), edge_mm=4) * 0.9, np.float32),
-        gap=np.asarray(np.clip(brain.gap_mm + brain.gap_spread_mm * brain.rim.on(lattice), 0, 8), np.float32),
+        cortex=np.asarray(1 - share(stem, edge_mm=4) * 0.9, np.float32),
+        lower_stem=np.maximum(stem, z + np.float32(28)),
+        plexus=_plexus(brain, m, middle),
+        gap=_gap(brain, lattice, y),
         lift_hu=np.asarray(brain.lift_hu * np.clip(1 + 0.35 * brain.lift.on(lattice), 0, 2), np.float32),
     )
 
@@ -273,7 +293,7 @@ def _falx(p: Points, below: Float32Array) -> Float32Array:
 def _sinuses(brain: Brain, p: Points) -> Float32Array:
     x, y, z = p
     arc = [
-        ((0.0, 88 * math.sin(t) + 4, 82 * math.cos(t)), 2.0 + 2.2 * (t + 1) / 2.9) for t in np.linspace(-1.0, 1.62, 9)
+        ((0.0, 81 * math.sin(t) + 4, 76 * math.cos(t)), 1.6 + 2.4 * (t + 1) / 2.9) for t in np.linspace(-1.0, 1.62, 13)
     ]
     sagittal = chain(p, arc)
     transverse = chain(
@@ -291,6 +311,18 @@ def _vessels(m: Points) -> Float32Array:
         chain(m, [((0, -20, -20), 1.0), ((0, -34, -4), 0.8), ((0, -34, 18), 0.7)]),
         ellipsoid(m, (0, 33, 8), (1.6, 4, 2)),
     )
+
+
+def _plexus(brain: Brain, m: Points, middle: Float32Array) -> Float32Array:
+    """In the body and atrium of the lateral ventricles, a little thicker on one side."""
+    strand = chain(m, [((15, 24, 15), 0.8), ((23, 36, 8), 2.4), ((25, 33, 1), 1.6)])
+    return np.asarray(strand - brain.plexus_mm - brain.plexus_skew_mm * np.sign(middle), np.float32)
+
+
+def _gap(brain: Brain, lattice: Lattice, y: Float32Array) -> Float32Array:
+    """Wider in front."""
+    depth = (brain.gap_mm + brain.gap_spread_mm * brain.rim.on(lattice)) * np.clip(0.9 - 0.006 * y, 0.4, 1.4)
+    return np.asarray(np.clip(depth, 0, 8), np.float32)
 
 
 def _calcified(brain: Brain, p: Points) -> tuple[Float32Array, Float32Array]:

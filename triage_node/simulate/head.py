@@ -30,10 +30,13 @@ _CORTEX_MM: Final = 3.0
 _TAIL_MM: Final = np.float32(1.3)
 _LEAST_SHARE: Final = 0.2
 """A pixel with less blood than this over the slice thickness is never labelled."""
+_OLD_OVER_FLUID_HU: Final = 6.0
+_WITH_MASS: Final = 0.1
+"""Share of the heads without blood."""
 _HIDDEN_HU: Final = 150
 """Blood that shares its slice with so much bone is not labelled: nobody could see it."""
 _VOLUME_STEP_MM: Final = 2.0
-_BODY_STEP_MM: Final = 1.0
+_BODY_STEPS_MM: Final = (0.8, 1.8)
 _HEAD_BOX_MM: Final = ((-85.0, 85.0), (-100.0, 105.0), (-80.0, 95.0))
 
 FieldsT = TypeVar("FieldsT", SkullFields, BrainFields)
@@ -48,6 +51,8 @@ class SimulatedHead:
     """(slices, rows, columns) int16, HU."""
     truth: UInt8Array
     """(slices, rows, columns) uint8: 0, or 1 + index in SUBTYPES."""
+    depth_mm: Float32Array
+    """(slices, rows, columns) float32: below the inner table in the middle of the slice; below 0 outside."""
     geometry: SliceGeometry
     subtypes: tuple[str, ...]
     volumes_ml: Mapping[str, float]
@@ -67,6 +72,13 @@ class _Head:
     folds: Folds | None
     """Where the brain has the folds of the template."""
     lesions: Mapping[str, Lesion]
+    mass: Lesion | None
+    """Swelling without blood: its mass effect and its oedema are drawn."""
+
+    @property
+    def pressing(self) -> Mapping[str, Lesion]:
+        """What moves the brain aside."""
+        return self.lesions if self.mass is None else {blood.INTRAPARENCHYMAL: self.mass}
 
 
 def simulate_head(
@@ -92,8 +104,9 @@ def simulate_head(
     noise = _stream(seed, "noise")
     slices = [_render_slice(head, scanner, geometry, index, noise) for index in range(len(geometry.positions_mm))]
     return SimulatedHead(
-        hu=np.stack([hu for hu, _ in slices]),
-        truth=np.stack([truth for _, truth in slices]),
+        hu=np.stack([hu for hu, _, _ in slices]),
+        truth=np.stack([truth for _, truth, _ in slices]),
+        depth_mm=np.stack([depth for _, _, depth in slices]),
         geometry=geometry,
         subtypes=tuple(head.lesions),
         volumes_ml=_volumes_ml(head) if measure_volumes else {},
@@ -107,16 +120,33 @@ def _stream(seed: int, purpose: str) -> np.random.Generator:
 
 
 def _random_head(seed: int, subtypes: Sequence[str], template: Template | None) -> _Head:
+    brain = Brain.random(_stream(seed, "brain"))
     rng = _stream(seed, "pose")
     pitch, yaw, roll = (math.radians(rng.normal(0, sd)) for sd in (7, 4, 5))
     return _Head(
         rotation=_turn(0, pitch) @ _turn(1, yaw) @ _turn(2, roll),
         centre_mm=rng.normal(0, (4, 5, 3)),
         skull=Skull.random(_stream(seed, "skull")),
-        brain=Brain.random(_stream(seed, "brain")),
-        folds=None if template is None else Folds.random(_stream(seed, "folds"), template),
-        lesions={s: blood.random_lesion(s, _stream(seed, s)) for s in SUBTYPES if s in set(_known(subtypes))},
+        brain=brain,
+        folds=None if template is None else Folds.random(_stream(seed, "folds"), template, age=brain.age),
+        lesions={s: _bleed(s, seed, brain) for s in SUBTYPES if s in set(_known(subtypes))},
+        mass=None if subtypes else _mass(_stream(seed, "mass")),
     )
+
+
+def _bleed(subtype: str, seed: int, brain: Brain) -> Lesion:
+    """Old blood is denser than the fluid around the brain."""
+    lesion = blood.random_lesion(subtype, _stream(seed, subtype))
+    old_hu = max(lesion.second_hu, brain.csf_hu + _OLD_OVER_FLUID_HU)
+    return replace(lesion, second_hu=old_hu, also=tuple(replace(piece, second_hu=old_hu) for piece in lesion.also))
+
+
+def _mass(rng: np.random.Generator) -> Lesion | None:
+    """Swelling without blood, an infarct or a tumour: what presses on the brain does not always bleed."""
+    if rng.random() > _WITH_MASS:
+        return None
+    lesion = blood.random_lesion(blood.INTRAPARENCHYMAL, rng)
+    return replace(lesion, edema_hu=-rng.uniform(4, 15), edema_mm=rng.uniform(4, 16), push=rng.uniform(0.2, 0.8))
 
 
 def _known(subtypes: Sequence[str]) -> Sequence[str]:
@@ -139,7 +169,8 @@ def _turn(axis: int, angle: float) -> Float64Array:
 
 def _render_slice(
     head: _Head, scanner: Scanner, geometry: SliceGeometry, index: int, noise: np.random.Generator
-) -> tuple[Int16Array, UInt8Array]:
+) -> tuple[Int16Array, UInt8Array, Float32Array]:
+    """HU, labels, and depth below the inner table."""
     middle = slice_lattice(geometry, index)
     refiner = Refiner.for_lattice(middle, coarse_mm=_COARSE_MM)
     planes = [
@@ -151,14 +182,14 @@ def _render_slice(
     count = np.float32(len(planes))
     hu = sum((plane.hu for plane in planes[1:]), planes[0].hu) / count
     shares = {s: sum((p.shares[s] for p in planes[1:]), planes[0].shares[s]) / count for s in head.lesions}
-    truth = np.where(hu < _HIDDEN_HU, _labels(shares, hu.shape), 0).astype(np.uint8)
     hu = acquire(hu, planes[len(planes) // 2].depth, middle, scanner, noise)
-    return np.clip(np.rint(hu), -1024, 3071).astype(np.int16), truth
+    truth = np.where(hu < _HIDDEN_HU, _labels(shares, hu.shape), 0).astype(np.uint8)
+    return np.clip(np.rint(hu), -1024, 3071).astype(np.int16), truth, planes[len(planes) // 2].depth
 
 
 def _plane_offsets_mm(thickness_mm: float) -> Float64Array:
-    """Midpoints of equal parts of the slice thickness: one to three."""
-    count = 1 if thickness_mm < 1.6 else 2 if thickness_mm < 3.2 else 3
+    """Midpoints of equal parts of the slice thickness: one to four."""
+    count = 1 if thickness_mm < 1.6 else 2 if thickness_mm < 3.2 else 3 if thickness_mm < 5.5 else 4
     return np.asarray(((np.arange(count) + 0.5) / count - 0.5) * thickness_mm)
 
 
@@ -216,8 +247,8 @@ def _scene_on(head: _Head, lattice: Lattice, refine: Refine) -> _Scene:
     """All fields, evaluated on a lattice and refined to another; folds of the template are drawn on the finer one."""
     p = canonical_points(head.skull, lattice)
     skull = skull_fields(head.skull, lattice, p)
-    lesion_fields = {s: blood.lesion_field(one, lattice, p, skull.cavity) for s, one in head.lesions.items()}
-    pushed = blood.pushed(head.lesions, p, skull.cavity, lesion_fields)
+    lesion_fields = {s: blood.lesion_field(one, lattice, p, skull.cavity) for s, one in head.pressing.items()}
+    pushed = blood.pushed(head.pressing, p, skull.cavity, lesion_fields)
     brain = brain_fields(head.brain, lattice, p, pushed)
     refined = {s: refine(field) for s, field in lesion_fields.items()}
     scene = _scene(head, _refined(skull, refine), _refined(brain, refine), refined)
@@ -234,10 +265,11 @@ def _refined(coarse: FieldsT, refine: Refine) -> FieldsT:
 
 def _scene(head: _Head, skull: SkullFields, brain: BrainFields, lesion_fields: Mapping[str, Float32Array]) -> _Scene:
     depth = -skull.cavity
-    brain_depth = depth - np.float32(_DURA_MM) - brain.gap
+    cover = brain.gap + np.float32(_DURA_MM)
     for subtype in (blood.SUBDURAL, blood.EPIDURAL):
         if subtype in lesion_fields and head.lesions[subtype].kind != "falx":
-            brain_depth = brain_depth - np.maximum(lesion_fields[subtype], 0)
+            cover = np.maximum(cover, lesion_fields[subtype])  # blood takes the place of the fluid
+    brain_depth = depth - cover
     sulcus = np.maximum(np.abs(brain.fold) - np.float32(head.brain.sulcus_mm), brain_depth - brain.fold_depth)
     fissure = np.maximum(np.abs(brain.midline) - np.float32(0.9 + max(0, 0.5 * head.brain.sulcus_mm)), brain.falx)
     fluid = np.minimum(np.minimum(brain_depth, sulcus), np.minimum(brain.cistern, fissure))
@@ -265,12 +297,16 @@ def _ribbon(head: _Head, brain: BrainFields, brain_depth: Float32Array) -> Float
 
 def _folded(scene: _Scene, folds: Folds, tissue: Tissue) -> _Scene:
     """The scene with the sulci, fissures and cisterns of the template instead of the procedural ones."""
-    surface = folds.distance(tissue.brain)
+    surface = np.maximum(folds.distance(tissue.brain), -scene.brain.lower_stem)
     open_space = np.maximum(folds.distance(tissue.brain, filled=True), np.float32(3.0) - scene.brain.ventricle)
+    open_space = np.maximum(open_space, np.float32(1.0) - scene.brain.lower_stem)
     return replace(
         scene,
         fluid=np.minimum(surface, scene.brain_depth),
-        subarachnoid=np.minimum(open_space, scene.brain_depth + np.float32(0.8)),
+        # a film on the brain, not all of a wide gap under the bone
+        subarachnoid=np.maximum(
+            np.minimum(open_space, scene.brain_depth + np.float32(0.8)), np.float32(-1.5) - scene.brain_depth
+        ),
         cortex=tissue.grey,
     )
 
@@ -320,11 +356,12 @@ def _draw_inside(head: _Head, scene: _Scene, shares: Mapping[str, Float32Array],
     """White and grey matter, fluid, membranes, vessels, blood; and the tail of the bone over all of them."""
     b, f = head.brain, scene.brain
     hu = b.white_hu + b.grey_over_white_hu * scene.cortex + (f.tissue_hu if head.folds is None else f.change_hu)
-    for subtype, lesion in head.lesions.items():
+    for subtype, lesion in head.pressing.items():
         if lesion.edema_mm:
             hu = hu + blood.edema(lesion, scene.lesion_fields[subtype])
     hu = mix(hu, b.csf_hu, np.maximum(share(scene.fluid), share(f.ventricle)))
     hu = mix(hu, b.vessel_hu, share(f.vessel))
+    hu = mix(hu, b.plexus_hu, share(np.maximum(f.plexus, f.ventricle)))
     for subtype, amount in shares.items():
         hu = mix(hu, blood.blood_hu(head.lesions[subtype], lattice), amount)
     sheets = np.minimum(np.maximum(np.abs(f.midline) - 0.5, f.falx), np.abs(f.tentorium) - 0.5)
@@ -359,7 +396,8 @@ def _lesion_box(head: _Head, lesion: Lesion) -> tuple[Sequence[tuple[float, floa
         return _HEAD_BOX_MM, _VOLUME_STEP_MM
     reach = [1.6 * lesion.size_mm * s * scale + 6 for s, scale in zip(lesion.stretch, head.skull.scale, strict=True)]
     centre = [c * scale for c, scale in zip(lesion.site, head.skull.scale, strict=True)]
-    return [(c - r, c + r) for c, r in zip(centre, reach, strict=True)], _BODY_STEP_MM
+    step_mm = float(np.clip(0.12 * lesion.size_mm, *_BODY_STEPS_MM))
+    return [(c - r, c + r) for c, r in zip(centre, reach, strict=True)], step_mm
 
 
 def _planes_through(box: Sequence[tuple[float, float]], step_mm: float) -> list[Lattice]:

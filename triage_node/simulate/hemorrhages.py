@@ -263,17 +263,17 @@ def _intraventricular(blank: Lesion, rng: np.random.Generator) -> Lesion:
     kind = _pick(rng, {"level": 0.28, "horn": 0.24, "cast": 0.22, "focal": 0.14, "middle": 0.12})
     side = _side(rng)
     sites: dict[str, Point] = {
-        "level": (side * 15, rng.uniform(22, 48), rng.uniform(-0.15, 0.15)),
+        "level": (side * 15, rng.uniform(32, 60), rng.uniform(-0.15, 0.15)),
         "horn": (side * 22, rng.uniform(34, 54), 4.0),
         "cast": (side * 15, 10.0, 5.0),
         "focal": (side * 12, rng.uniform(-30, 40), 10.0),
         "middle": (0.0, 2.0, -2.0) if rng.random() < 0.5 else (0.0, 32.0, -32.0),
     }
-    widest = {"level": 1.0, "horn": 1.5, "cast": 4.0, "focal": 1.5, "middle": 1.5}[kind]
+    widest = {"level": 1.0, "horn": 1.5, "cast": 2.0, "focal": 1.5, "middle": 1.5}[kind]
     return replace(
         blank,
         site=sites[kind],
-        size_mm=rng.uniform(12, 26),
+        size_mm=rng.uniform(6, 16) if kind == "focal" else rng.uniform(12, 26),
         kind=kind,
         hu=_density(rng, 53, 8, 36, 74),
         swell_mm=rng.uniform(0.2, widest),
@@ -372,10 +372,10 @@ def _crescent(blank: Lesion, rng: np.random.Generator, kind: str, side: float) -
     return replace(
         blank,
         site=(side * math.sin(turn), -math.cos(turn), rng.uniform(0.05, 0.7)),
-        size_mm=rng.uniform(6, 18) if old else 3 + 15 * rng.beta(1.2, 2.0),
+        size_mm=rng.uniform(4, 14) if old else 2.5 + 14 * rng.beta(1, 3),
         stretch=(
-            math.radians(28 + 67 * rng.beta(1.5 if old else 1.1, 1.6)),
-            math.radians(rng.uniform(28, 60)),
+            math.radians((18 if old else 14) + 66 * rng.beta(1, 1.8)),
+            math.radians(rng.uniform(14, 48)),
             1,
         ),
         hu=rng.uniform(35, 45) if isodense else _density(rng, 60, 8, 45, 80),

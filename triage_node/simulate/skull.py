@@ -93,7 +93,7 @@ def cavity(skull: Skull, p: Points) -> Float32Array:
     widening = 1 - np.float32(skull.egg) * np.clip(y - 15, -80, 30) - np.float32(0.09 / 82**2) * (y - 4) ** 2
     vault = ellipsoid((x * widening, y, z + np.where(z < 0, -0.25 * z, 0)), (0, 4, 0), (66, 82, 77))
     floor = np.float32(-27) + 19 / (1 + np.exp((y + 30) * np.float32(0.25))) - np.float32(0.04) * np.maximum(y, 0)
-    floor = floor + 6 * np.exp(-((side - 30) ** 2 + (y + 58) ** 2) / 260) - 3 * np.exp(-(side**2) / 80)
+    floor = floor + 3.5 * np.exp(-((side - 30) ** 2 + (y + 58) ** 2) / 260) - 3 * np.exp(-(side**2) / 80)
     fore = -join(-vault, z - floor, softness_mm=6)
     middle = ellipsoid((side, y, z), (38, -11, -20), (26, 34, 22))
     hind = ellipsoid((side, y, z), (0, 36, -26), (53, 47, 40))
@@ -157,7 +157,7 @@ def _thickness(skull: Skull, lattice: Lattice, p: Points, orbit: Float32Array) -
     temporal = np.exp(-((z + 5) ** 2) / 900 - (y**2) / 1600) * np.minimum(np.abs(x) / 60, 1)
     shape = 1 + 0.16 * skull.thickness_noise.on(lattice) - 0.45 * temporal + 0.25 * (np.abs(y) / 85) ** 2
     return np.asarray(
-        np.clip(skull.thickness_mm * shape, 2.5, 16) * (1 - 0.75 * np.exp(-np.maximum(orbit, 0) / 5) * (y > -74)),
+        np.clip(skull.thickness_mm * shape, 2.5, 16) * (1 - 0.9 * np.exp(-np.maximum(orbit, 0) / 5) * (y > -74)),
         dtype=np.float32,
     )
 

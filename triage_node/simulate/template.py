@@ -35,6 +35,7 @@ _OPENED_BY_BLOOD: Final = 0.12
 _WIDEST_OPEN: Final = 0.6
 """Deep grey matter is no more than this certain in places, and no fluid space."""
 _DEEP_MM: Final = 14.0
+_MOST_SWELL_MM: Final = 2.0
 _CENTRE_MM: Final = (0.0, 6.0, 2.0)
 
 
@@ -75,8 +76,8 @@ class Folds:
     """Millimetres from no tissue to tissue only."""
 
     @classmethod
-    def random(cls, rng: np.random.Generator, template: Template) -> Folds:
-        """Bent by 0.5 to 3.5 mm over 40 mm and up to 1.2 mm over 20 mm; from tight to shrunken."""
+    def random(cls, rng: np.random.Generator, template: Template, *, age: float) -> Folds:
+        """Bent by 0.5 to 3.2 mm over 42 mm and up to 1.2 mm over 22 mm; from tight (`age` 0) to shrunken (1)."""
 
         def waves(wavelength_mm: float) -> tuple[WaveField, WaveField, WaveField]:
             x, y, z = (WaveField.random(rng, wavelength_mm=wavelength_mm, waves=24) for _ in range(3))
@@ -88,7 +89,7 @@ class Folds:
             coarse_mm=rng.uniform(0.5, 3.2),
             fine=waves(22.0),
             fine_mm=rng.uniform(0.0, 1.2),
-            wall=rng.uniform(0.15, 0.65),
+            wall=float(np.clip(0.28 + 0.4 * age + rng.normal(0, 0.07), 0.15, 0.72)),
             steepness_mm=rng.uniform(2.0, 4.0),
         )
 
@@ -109,8 +110,13 @@ class Folds:
 
     def distance(self, brain: Float32Array, *, filled: bool = False) -> Float32Array:
         """Distance to the walls of the fluid spaces, mm, negative in fluid; blood that has `filled` them opens them."""
-        wall = min(self.wall + _OPENED_BY_BLOOD, _WIDEST_OPEN) if filled else self.wall
-        return np.asarray((brain - np.float32(wall)) * np.float32(self.steepness_mm), np.float32)
+        if not filled:
+            return np.asarray((brain - np.float32(self.wall)) * np.float32(self.steepness_mm), np.float32)
+        wall = max(self.wall, min(self.wall + _OPENED_BY_BLOOD, _WIDEST_OPEN))
+        certain = (brain - np.float32(max(self.wall, _WIDEST_OPEN))) * np.float32(self.steepness_mm)
+        space = (brain - np.float32(wall)) * np.float32(self.steepness_mm)
+        # however much blood swells the spaces, certain tissue stays tissue
+        return np.asarray(np.where(certain > 0, space + np.float32(_MOST_SWELL_MM), space), np.float32)
 
 
 @cache

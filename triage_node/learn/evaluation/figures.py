@@ -35,7 +35,7 @@ def write_figures(out: Path, report: Mapping[str, Any], judgements: Sequence[Jud
         return ["no figures: they need matplotlib; pip install 'triage-node[train]'"]
     drawings: dict[str, Callable[[Figure], bool]] = {
         "roc": lambda figure: _draw_roc(figure, report, judgements),
-        "scores": lambda figure: _draw_scores(figure, report, judgements),
+        "scores": lambda figure: _draw_scores(figure, judgements),
         "reliability": lambda figure: _draw_reliability(figure, report),
         "volumes": lambda figure: _draw_volumes(figure, report, judgements),
         "confusion": lambda figure: _draw_confusion(figure, report),
@@ -68,15 +68,13 @@ def _draw_roc(figure: Figure, report: Mapping[str, Any], judgements: Sequence[Ju
     return _with_legend(axes, loc="lower right")
 
 
-def _draw_scores(figure: Figure, report: Mapping[str, Any], judgements: Sequence[Judgement]) -> bool:
-    names = [name for name in CLASSES if report["metrics"][name]]
-    if not names:
+def _draw_scores(figure: Figure, judgements: Sequence[Judgement]) -> bool:
+    told = {name: answers for name in CLASSES if (answers := series_answers(judgements, name))}
+    if not told:
         return False
-    figure.set_size_inches(9.6, 2.8 * -(-len(names) // 3) + 0.4)
-    panels = figure.subplots(-(-len(names) // 3), 3, squeeze=False, sharex=True).ravel()
-    for axes, name in zip(panels, names, strict=False):
-        answers = series_answers(judgements, name)
-        assert answers is not None
+    figure.set_size_inches(9.6, 2.8 * -(-len(told) // 3) + 0.4)
+    panels = figure.subplots(-(-len(told) // 3), 3, squeeze=False, sharex=True).ravel()
+    for axes, (name, answers) in zip(panels, told.items(), strict=False):
         for positive, color in ((False, "0.6"), (True, "tab:red")):
             of = answers.scores[answers.positive == positive]
             label = f"{'with' if positive else 'without'} ({len(of)})"
@@ -85,7 +83,7 @@ def _draw_scores(figure: Figure, report: Mapping[str, Any], judgements: Sequence
         axes.set(title=name, xlim=(0, 1))
         axes.yaxis.get_major_locator().set_params(integer=True)
         axes.legend(fontsize="small")
-    for axes in panels[len(names) :]:
+    for axes in panels[len(told) :]:
         axes.set_visible(False)
     figure.supxlabel("probability")
     figure.supylabel("cases")

@@ -69,8 +69,9 @@ def slice_answers(judgements: Sequence[Judgement], name: str) -> Answers | None:
 def confusion(judgements: Sequence[Judgement]) -> dict[str, Any] | None:
     """Truth (rows) against what was said (columns), over no hemorrhage and SUBTYPES.
 
-    Said is the most probable subtype where "any" reaches the operating point. Cases with several true subtypes or with
-    a label that is not known are left out. None where the bundle does not give all classes, or nothing is left.
+    Said is the most probable subtype where "any" reaches the operating point. Cases with several true subtypes, with
+    hemorrhage but no subtype, or with a label that is not known are left out. None where the bundle does not give all
+    classes, or nothing is left.
     """
     names = (_NONE, *SUBTYPES)
     told = [judgement for judgement in judgements if None not in judgement.scores.values()]
@@ -98,10 +99,12 @@ def _binary(answers: Answers | None, prevalence: float) -> dict[str, Any] | None
 def _of_class(
     judgements: Sequence[Judgement], name: str, answers: Answers | None, prevalence: float
 ) -> dict[str, Any] | None:
-    binary = _binary(answers, prevalence)
-    if binary is None:
-        return None
+    """Masks tell of a class also where no case can be counted as with or without it."""
     overlaps = [judgement.overlaps[name] for judgement in judgements if name in judgement.overlaps]
+    if answers is None and not overlaps:
+        return None
+    counted = answers or _answers(np.zeros((0, 2)))
+    binary = binary_metrics(counted.scores, counted.positive, prevalence=prevalence)
     return {**binary, "segmentation": segmentation_metrics(overlaps), "volume": volume_metrics(overlaps)}
 
 
@@ -120,9 +123,9 @@ def _notes(judgements: Sequence[Judgement], series: Mapping[str, Answers | None]
 
 
 def _true_name(judgement: Judgement) -> str | None:
-    """The one subtype, or none; None where there are several or not all are known."""
+    """The one subtype, or none; None where there are several or not all are known, or hemorrhage is of no subtype."""
     true = [name for name in SUBTYPES if judgement.labels[name]]
-    if None in judgement.labels.values() or len(true) > 1:
+    if None in judgement.labels.values() or len(true) != judgement.labels["any"]:
         return None
     return true[0] if true else _NONE
 

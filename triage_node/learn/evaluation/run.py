@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from tqdm import tqdm
@@ -50,6 +51,8 @@ def evaluate(question: Question) -> Evaluation:
     """Judge every case; progress goes to stderr. UsageError where labels are wrong or nothing could be read."""
     if not 0 < question.prevalence < 1:
         raise UsageError("the prevalence lies between 0 and 1")
+    if question.heads < 1:
+        raise UsageError("at least one head is needed; give --heads a number from 1 on")
     labels = _labels(question)
     predictor = Predictor(find_bundle(question.bundle), question.device)
     answers = list(_answers(question, labels, predictor))
@@ -63,6 +66,31 @@ def evaluate(question: Question) -> Evaluation:
         **summarize(judgements, failures, prevalence=question.prevalence),
     }
     return Evaluation(report=report, judgements=judgements)
+
+
+def require_writable(*, folder: Path | None, file: Path | None) -> None:
+    """Make the folder, and see that the file can be written, which is left as it is: before the run, not after it.
+
+    UsageError where one cannot be written.
+    """
+    for path, attempt in ((folder, _attempt_folder), (file, _attempt_file)):
+        try:
+            if path is not None:
+                attempt(path)
+        except OSError as error:
+            raise UsageError(f"{path}: cannot be written ({error.strerror}); name another place") from error
+
+
+def _attempt_folder(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    TemporaryFile(dir=folder).close()
+
+
+def _attempt_file(file: Path) -> None:
+    is_new = not file.exists()
+    file.open("a").close()
+    if is_new:
+        file.unlink()
 
 
 def _labels(question: Question) -> list[Label]:

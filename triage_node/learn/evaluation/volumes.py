@@ -39,7 +39,8 @@ class Series:
 def find_series(root: Path) -> list[Series]:
     """In `root/images`, or in `root` where that is no folder: NIfTI files, and folders that hold *.dcm files.
 
-    The mask of NAME is masks/NAME, or NAME_mask or NAME_seg beside it, with the ending .nii.gz, .nii, or .dcm (SEG).
+    The mask of NAME is NAME_mask or NAME_seg beside it, or NAME, NAME_mask or NAME_seg in root/masks, in the subfolder
+    of the same name as that of the image; its ending is .nii.gz, .nii, or .dcm (SEG).
     Raises UsageError where there is no series.
     """
     images = root / "images" if (root / "images").is_dir() else root
@@ -50,7 +51,9 @@ def find_series(root: Path) -> list[Series]:
     found = sorted([*files, *folders])
     if not found:
         raise UsageError(f"{root}: no NIfTI file (*.nii, *.nii.gz) and no folder of *.dcm files")
-    return [Series(name=path.relative_to(root).as_posix(), image=path, mask=_mask_of(path, root)) for path in found]
+    return [
+        Series(name=path.relative_to(root).as_posix(), image=path, mask=_mask_of(path, images, root)) for path in found
+    ]
 
 
 def read_case(series: Series, labels: Sequence[Label], meaning: Mapping[int, str]) -> Case | Failure:
@@ -112,11 +115,11 @@ def _is_mask(path: Path, root: Path) -> bool:
     return _stem(path).endswith(_MASK_ENDINGS) or (root / "masks") in path.parents
 
 
-def _mask_of(image: Path, root: Path) -> Path | None:
-    stem = _stem(image)
+def _mask_of(image: Path, images: Path, root: Path) -> Path | None:
+    stem, masks = _stem(image), root / "masks" / image.relative_to(images).parent
     beside = [image.parent / f"{stem}{ending}" for ending in _MASK_ENDINGS]
-    apart = [root / "masks" / f"{stem}{ending}" for ending in ("", *_MASK_ENDINGS)]
-    candidates = (place.with_name(place.name + end) for place in (*apart, *beside) for end in (*_NIFTI, ".dcm"))
+    apart = [masks / f"{stem}{ending}" for ending in ("", *_MASK_ENDINGS)]
+    candidates = (place.with_name(place.name + end) for place in (*beside, *apart) for end in (*_NIFTI, ".dcm"))
     return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
