@@ -83,10 +83,17 @@ def iterate_simulated(
     of other series than the frozen ones. What another simulator rendered there is not used.
     """
     settings = settings or frozen_settings()
-    folder = folder / f"series-{_drawn_by(settings)}"
+    folder = kept_in(folder, settings)
     folder.mkdir(parents=True, exist_ok=True)
     numbers = tqdm(range(count), desc="tuning series" if tuning else "test series", unit="head")
     return (_simulated_case(folder, settings, number, tuning) for number in numbers)
+
+
+def kept_in(folder: Path, settings: SeriesSettings) -> Path:
+    """The part of `folder` named by a hash of all that the pixels come from: settings and source of the simulator."""
+    sources = [*sorted(Path(simulate.__file__).parent.glob("*.py")), Path(heldout.__file__)]
+    parts = [repr(settings).encode(), *(path.read_bytes() for path in sources)]
+    return folder / f"series-{hashlib.sha256(b''.join(parts)).hexdigest()[:12]}"
 
 
 def negative_case(volume: Volume) -> Case:
@@ -125,13 +132,6 @@ def _overlaps(prediction: Prediction, case: Case) -> dict[str, Overlap]:
             both, seen, true = pixel_counts(prediction.mask, case.truth, name)
             overlaps[name] = Overlap(both_px=both, seen_px=seen, true_px=true, seen_ml=seen_ml, true_ml=true_ml[name])
     return overlaps
-
-
-def _drawn_by(settings: SeriesSettings) -> str:
-    """Short hash of all that the pixels of a series come from: its settings and the source of the simulator."""
-    sources = [*sorted(Path(simulate.__file__).parent.glob("*.py")), Path(heldout.__file__)]
-    parts = [repr(settings).encode(), *(path.read_bytes() for path in sources)]
-    return hashlib.sha256(b"".join(parts)).hexdigest()[:12]
 
 
 def _simulated_case(folder: Path, settings: SeriesSettings, number: int, tuning: bool) -> Case:
