@@ -55,8 +55,8 @@ def release(
     """Make the bundle of a run in `out`, replacing what is there; returns its metrics.
 
     `real_negatives` are folders of real head CT series without hemorrhage, kept out of training and tuning, by what the
-    model card says of their origin and licence. `series` are drawn in place of the frozen ones, for a trial. Series are
-    rendered once, beside the run.
+    model card says of their origin and licence. Series are rendered once, beside the run. `series` are drawn in place
+    of the frozen ones for a trial: what the card says of learn/test-series.toml does not hold then.
     """
     network, step = averaged_network(config.run, config.network)
     draft, heads = config.run / "draft", config.run.parent / "held-out"
