@@ -288,7 +288,8 @@ class Prediction:
     volumes_ml: Mapping[str, float | None]
     """By class of CLASSES ("any" is the sum)."""
     volume_intervals_ml: Mapping[str, tuple[float, float] | None] = field(default_factory=dict)
-    """By class: between what the true volume lay in 90 % of the heads that it was tuned on; may lack classes."""
+    """By class: between what the true volume lay in 90 % of the heads that it was tuned on, of those where true and
+    measured volume were at least 0.5 mL. None at 0 mL; may lack classes."""
     bundle: BundleRef
     subdural_chronic: float | None = None
     """Probability that the subdural blood is chronic, not acute; None without subdural blood too."""

@@ -22,7 +22,7 @@ from triage_node.domain import CLASSES, SUBTYPES, Volume
 from triage_node.errors import UsageError
 from triage_node.learn.dataset import as_volume
 from triage_node.learn.evaluation.figures import write_figures
-from triage_node.learn.evaluation.heads import Case
+from triage_node.learn.evaluation.heads import Case, kept_in
 from triage_node.learn.evaluation.judgement import Failure, Judgement
 from triage_node.learn.evaluation.labels import read_labels
 from triage_node.learn.evaluation.nifti import nifti_labels, nifti_volume
@@ -420,9 +420,11 @@ def test_simulated_heads_are_the_frozen_series_and_read_where_they_were_kept(
     shape = (len(geometry.positions_mm), geometry.rows, geometry.columns)
     truth = np.zeros(shape, np.uint8)
     truth[3, 90:110, 90:110] = 1 + SUBTYPES.index("subdural")
-    (tmp_path / "test-000").mkdir()
-    np.save(tmp_path / "test-000" / "hu.npy", np.full(shape, -1000, np.int16))
-    np.save(tmp_path / "test-000" / "truth.npy", truth)
+    kept = kept_in(tmp_path, frozen_settings()) / "test-000"
+    kept.mkdir(parents=True)
+    np.save(kept / "hu.npy", np.full(shape, -1000, np.int16))
+    np.save(kept / "truth.npy", truth)
+    (kept / "chronic.json").write_text("false")
     assert main(["evaluate", "--dataset", "simulated", "--root", str(tmp_path), "--heads", "1", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert [case["file"] for case in report["cases"]] == ["test-000"]

@@ -7,6 +7,7 @@ import io
 import math
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,12 +23,13 @@ from safetensors.torch import load_file, save_file
 
 from triage_node.domain import CLASSES, SUBTYPES, Prediction, Volume
 from triage_node.errors import InferenceError, UsageError
-from triage_node.infer.bundle import SeriesWeights, find_bundle, load_bundle
+from triage_node.infer.bundle import SeriesWeights, find_bundle, load_bundle, read_network, shipped_bundles
 from triage_node.infer.framing import prediction_frame, prediction_from_frame, read_frame, write_frame
 from triage_node.infer.measure import volumes_ml
 from triage_node.infer.predict import Predictor
 from triage_node.infer.process import InferenceProcess
 from triage_node.infer.series import highest_slices, series_probabilities
+from triage_node.infer.weights import WeightsNetwork
 from triage_node.learn.export import BundleSettings, write_bundle
 from triage_node.networks import TriageNet, TriageNetConfig, UNet, UNetConfig
 from triage_node.transforms import Grid, Stack
@@ -109,6 +111,20 @@ def test_a_bundle_is_found_by_its_folder(tiny_bundle: Path) -> None:
 def test_a_bundle_that_is_nowhere_is_refused_by_name() -> None:
     with pytest.raises(InferenceError, match=r"no model bundle 'nonesuch'.*bundle\.toml"):
         find_bundle("nonesuch")
+
+
+def test_what_a_killed_release_left_is_no_shipped_bundle(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("triage_node.infer.bundle._shipped_folders", lambda: [tiny_bundle.parent])
+    shutil.copytree(tiny_bundle, tiny_bundle.parent / ".tiny-old")
+    assert shipped_bundles() == {"tiny": tiny_bundle}
+
+
+def test_weights_that_are_swapped_after_the_check_are_refused(tiny_bundle: Path) -> None:
+    bundle = load_bundle(tiny_bundle)
+    assert read_network(bundle) == bundle.weights_path.read_bytes()
+    _flip_a_weight(tiny_bundle)
+    with pytest.raises(InferenceError, match="has sha256"):
+        WeightsNetwork(bundle, "cpu")
 
 
 def _edit(old: str, new: str) -> Callable[[Path], None]:
@@ -375,6 +391,18 @@ def test_a_series_is_as_probable_as_its_slices_and_its_volume_say() -> None:
     assert with_blood["epidural"] == pytest.approx(0.3), "one subtype does not touch the others"
 
 
+def test_a_lone_slice_makes_its_series_as_probable_as_itself(tiny_bundle: Path) -> None:
+    """Not so a stack: there the weights, which are chosen on whole heads, count."""
+    settings = tiny_bundle / "bundle.toml"
+    settings.write_text(settings.read_text() + "\n[series]\nany = [1.0, 1.0, -5.0]\nsubdural = [1.0, 1.0, -5.0]\n")
+    predictor, stack = Predictor(tiny_bundle, device="cpu"), _noise_volume()
+    lone = replace(stack, hu=stack.hu[:1], positions_mm=stack.positions_mm[:1], weights_mm=stack.weights_mm[:1])
+    said, of_stack = predictor.predict(lone), predictor.predict(stack)
+    of_slice = dict(zip(CLASSES, said.slice_probabilities[0], strict=True))
+    assert said.probabilities == pytest.approx(of_slice, abs=1e-6)
+    assert (of_stack.probabilities["subdural"] or 0) < 0.5 * highest_slices(of_stack.slice_probabilities)[5]
+
+
 def test_a_volume_comes_with_the_interval_of_the_bundle(tiny_bundle: Path) -> None:
     assert set(Predictor(tiny_bundle).predict(_noise_volume()).volume_intervals_ml.values()) == {None}
     settings = tiny_bundle / "bundle.toml"
@@ -382,6 +410,14 @@ def test_a_volume_comes_with_the_interval_of_the_bundle(tiny_bundle: Path) -> No
     told = Predictor(tiny_bundle).predict(_noise_volume())
     assert told.volume_intervals_ml["any"] == pytest.approx((told.volumes_ml["any"] * 0.5, told.volumes_ml["any"] * 2))
     assert told.volume_intervals_ml["subdural"] is None
+
+
+def test_no_blood_has_no_interval(tiny_bundle: Path) -> None:
+    _edit("series_min_probability = 0.01", "series_min_probability = 0.9999")(tiny_bundle)
+    _append("[volume_interval]\nany = [0.5, 2.0]")(tiny_bundle)
+    told = Predictor(tiny_bundle).predict(_noise_volume())
+    assert told.volumes_ml["any"] == 0
+    assert told.volume_intervals_ml["any"] is None
 
 
 def test_series_weights_must_be_three_finite_numbers(tiny_bundle: Path) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from triage_node.domain import SUBTYPES, Priority, Volume
+from triage_node.domain import SUBTYPES, Float64Array, Priority, Volume
 from triage_node.learn import heldout
 from triage_node.learn.evaluation.alerts import alerts
 from triage_node.learn.heldout import draw_series, frozen_settings, series_geometry
-from triage_node.learn.operating import fit_logistic
+from triage_node.learn.operating import fit_classes, fit_logistic
 from triage_node.learn.rim import DEPTHS_MM, rim_profile
 
 
@@ -19,8 +22,19 @@ def test_calibration_finds_the_weights_that_made_the_data() -> None:
     rng = np.random.default_rng(1)
     features = rng.normal(0, 2, (4000, 2))
     chance = 1 / (1 + np.exp(-(1.5 * features[:, 0] + 0.7 * features[:, 1] - 1.0)))
-    found = fit_logistic(features, rng.random(4000) < chance, expected=(1.0, 0.5))
-    assert found == pytest.approx((1.5, 0.7, -1.0), abs=0.15)
+    positive = rng.random(4000) < chance
+    found = fit_logistic(features, positive, expected=(1.0, 0.5))
+    as_if_half = -1.0 - math.log(positive.mean() / (1 - positive.mean()))
+    assert found == pytest.approx((1.5, 0.7, as_if_half), abs=0.15)
+
+
+@pytest.mark.parametrize("positives", [60, 600, 6000])
+def test_half_is_where_both_are_as_likely_however_many_bleed(positives: int) -> None:
+    """Scores of two normal distributions about -1 and 1: equally likely at 0."""
+    rng = np.random.default_rng(2)
+    scores = np.concatenate([rng.normal(1, 1, positives), rng.normal(-1, 1, 600)])[:, None]
+    slope, offset = fit_logistic(scores, np.arange(len(scores)) < positives, expected=(1.0,))
+    assert -offset / slope == pytest.approx(0.0, abs=0.15)
 
 
 def test_classes_that_never_mix_keep_calibration_finite() -> None:
@@ -33,7 +47,39 @@ def test_classes_that_never_mix_keep_calibration_finite() -> None:
 def test_evidence_never_counts_against_a_bleed() -> None:
     features = np.linspace(-2, 2, 50)[:, None]
     slope, _ = fit_logistic(features, features[:, 0] < 0, expected=(1.0,))
-    assert slope == 0
+    assert slope == pytest.approx(0.001), "a bundle must not have 0"
+
+
+def _evidence(rng: np.random.Generator, present: NDArray[np.bool_], apart: Sequence[float]) -> Float64Array:
+    """(6, n, 1): normal about half of `apart` above 0 where a class is present, and as much below where not."""
+    means = np.where(present, 0.5, -0.5) * np.array(apart)
+    return np.asarray(rng.normal(means, 1.0).T[:, :, None])
+
+
+def test_weak_subtypes_add_few_alarms_to_any() -> None:
+    rng = np.random.default_rng(3)
+    present = rng.random((3000, 6)) < 0.1
+    present[:, 0] = present[:, 1:].any(axis=1)
+    features = _evidence(rng, present, (6.0, 0.5, 6.0, 0.5, 6.0, 0.5))  # every other subtype is hardly told
+    fitted = fit_classes(features, shown=present, absent=~present, expected=(1.0,))
+    passed = np.array([of[:, 0] * slope + offset >= 0 for of, (slope, offset) in zip(features, fitted, strict=True)]).T
+    assert (passed[:, 1:] & ~present[:, 1:]).sum(axis=0).max() <= 0.02 * (~present[:, 1:]).sum(axis=0).max()
+    bloodless = ~present[:, 0]
+    added = passed[bloodless].any(axis=1).mean() - passed[bloodless, 0].mean()
+    assert 0 <= added <= 0.02
+    assert passed[present[:, 0], 0].mean() > 0.99, "any keeps its own sensitivity"
+    assert passed[present[:, 2], 2].mean() > 0.95, "so does a strong subtype"
+
+
+def test_a_head_that_any_flags_itself_silences_no_subtype() -> None:
+    """Of 100 bloodless heads one looks like all bleeds at once: there is nothing left to add."""
+    rng = np.random.default_rng(4)
+    present = np.repeat([[True] * 6, [False] * 6], 100, axis=0)
+    features = _evidence(rng, present, [8.0] * 6)
+    features[:, -1] = 50.0
+    fitted = fit_classes(features, shown=present, absent=~present, expected=(1.0,))
+    for of_class, (slope, offset) in zip(features, fitted, strict=True):
+        assert (of_class[:100, 0] * slope + offset >= 0).mean() > 0.95
 
 
 def test_alerts_are_told_for_the_prevalence_of_a_worklist() -> None:

@@ -113,7 +113,7 @@ class Bundle:
 
     @property
     def weights_path(self) -> Path:
-        """The weights or the graph; their sha256 was checked."""
+        """The weights or the graph; `read_network` gives what is in it."""
         return self.folder / _weights_file(self.network_name)
 
     @property
@@ -128,8 +128,8 @@ class Bundle:
 
 
 def shipped_bundles() -> dict[str, Path]:
-    """The folder of each shipped bundle by its name."""
-    found = (path for shipped in _shipped_folders() for path in sorted(shipped.glob(f"*/{SETTINGS_FILE}")))
+    """The folder of each shipped bundle by its name; a name with a dot in front is what a killed release left."""
+    found = (path for shipped in _shipped_folders() for path in sorted(shipped.glob(f"[!.]*/{SETTINGS_FILE}")))
     folders: dict[str, Path] = {}
     for path in found:
         folders.setdefault(path.parent.name, path.parent)
@@ -160,8 +160,25 @@ def load_bundle(path: str | Path) -> Bundle:
     _check_values(settings, settings_path)
     _check_thresholds(settings, settings_path)
     _check_outputs(settings, settings_path)
-    _check_weights(folder / _weights_file(settings["network"]["name"]), settings["sha256"], settings_path)
-    return _bundle(folder, settings)
+    bundle = _bundle(folder, settings)
+    read_network(bundle)
+    return bundle
+
+
+def read_network(bundle: Bundle) -> bytes:
+    """The weights or the graph: the very bytes whose sha256 is in the settings. InferenceError where it is not."""
+    path = bundle.weights_path
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InferenceError(f"{path}: cannot be read ({error.strerror}); a bundle needs this file") from error
+    actual = hashlib.sha256(data).hexdigest()
+    if actual != bundle.ref.sha256:
+        raise InferenceError(
+            f"{path}: has sha256 {actual}, but {SETTINGS_FILE} says {bundle.ref.sha256}; restore the bundle, "
+            "the two files do not belong together"
+        )
+    return data
 
 
 def _weights_file(network_name: str) -> str:
@@ -264,19 +281,6 @@ def _check_outputs(settings: Mapping[str, Any], path: Path) -> None:
         raise InferenceError(f"{path}: [outputs] a mask shows subtypes; list those in classes, or write mask = false")
     if outputs.get(CHRONIC) and "subdural" not in classes:
         raise InferenceError(f"{path}: [outputs] chronic is said of subdural blood; list it in classes")
-
-
-def _check_weights(path: Path, sha256: str, settings_path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            actual = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InferenceError(f"{path}: cannot be read ({error.strerror}); a bundle needs this file") from error
-    if actual != sha256:
-        raise InferenceError(
-            f"{path}: has sha256 {actual}, but {settings_path.name} says {sha256}; restore the bundle, "
-            "the two files do not belong together"
-        )
 
 
 def _stack(settings: Mapping[str, Any]) -> Stack:

@@ -9,7 +9,7 @@ import numpy as np
 from triage_node.domain import CLASSES, SUBTYPES, Float32Array
 from triage_node.errors import InferenceError
 from triage_node.infer.answer import Answer
-from triage_node.infer.bundle import Bundle
+from triage_node.infer.bundle import Bundle, read_network
 
 _INPUT: Final = "images"
 _SLICES, _PIXELS, _CHRONIC = "slices", "pixels", "chronic"
@@ -48,7 +48,7 @@ def _session(bundle: Bundle, device: str, threads: int) -> Any:
         raise InferenceError(
             f"{bundle.folder}: an ONNX graph needs onnxruntime; pip install 'triage-node[onnx]'"
         ) from error
-    graph = bundle.weights_path.read_bytes()
+    graph = read_network(bundle)
     if _EXTERNAL in graph:
         raise InferenceError(
             f"{bundle.weights_path}: keeps weights in another file; save the graph with all data inside"

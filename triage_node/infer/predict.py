@@ -23,7 +23,7 @@ from triage_node.infer.bundle import GRAPH, Bundle, load_bundle
 from triage_node.infer.graph import GraphNetwork
 from triage_node.infer.mask import native_mask, shown_only
 from triage_node.infer.measure import volumes_ml
-from triage_node.infer.series import calibrated, series_probabilities, subdural_chronic
+from triage_node.infer.series import calibrated, series_probabilities, subdural_chronic, weights_for
 from triage_node.infer.weights import WeightsNetwork
 from triage_node.transforms import Placement, neighbour_indices, network_images, place_grid, to_grid
 
@@ -65,7 +65,8 @@ class Predictor:
         started = perf_counter()
         slices = calibrated(raw.logits, self.bundle)
         seen = self.seen_mask(raw, volume)
-        series = series_probabilities(slices, self._measured(seen, volume), self.bundle.series)
+        weights = weights_for(self.bundle, len(raw.placement.slab_along_mm))
+        series = series_probabilities(slices, self._measured(seen, volume), weights)
         mask = None if seen is None else shown_only(seen, series, self.bundle)
         measured_ml = self._measured(mask, volume)
         return _finite(
@@ -127,10 +128,11 @@ class Predictor:
         return {name: measured_ml[name] if name in self.bundle.outputs_classes else None for name in CLASSES}
 
     def _intervals(self, measured_ml: Mapping[str, float | None]) -> dict[str, tuple[float, float] | None]:
+        """None at 0 mL too: factors of nothing would say that there surely is nothing."""
         intervals: dict[str, tuple[float, float] | None] = {}
         for name, volume_ml in measured_ml.items():
             ends = self.bundle.volume_interval.get(name)
-            if volume_ml is None or ends is None:
+            if not volume_ml or ends is None:
                 intervals[name] = None
             else:
                 intervals[name] = (volume_ml * ends[0], volume_ml * ends[1])

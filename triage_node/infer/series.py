@@ -2,9 +2,10 @@
 
 - Logits are calibrated per class, `sigmoid(slope * logit + offset)`, so that 0.5 is the operating point.
 - The evidence for a subtype in the series is its highest slice after smoothing with both neighbours, or its surest
-  slice at odds four times worse: one lone slice passes 0.5 from 0.8 on.
+  slice at odds four times worse: a slice that stands alone among others gives evidence of 0.5 from 0.8 on.
 - How probable the series is follows from that and from the volume that the mask would have, by weights of the bundle
   for each subtype, so that one weak subtype does not spoil the others. "any" is never less than its subtypes.
+- A series of one slab has what its slice has: the weights are those of whole heads (`weights_for`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ _SMOOTHING: Final = (0.25, 0.5, 0.25)
 _LONE_ODDS: Final = 4.0
 """How much worse the odds of a slice are that stands alone: bleeds of one slice exist, and so do artefacts."""
 _SUBDURAL: Final = CLASSES.index("subdural")
+_AS_ITS_SLICE: Final[Mapping[str, SeriesWeights]] = dict.fromkeys(CLASSES, SeriesWeights())
 
 
 def calibrated(logits: Float32Array, bundle: Bundle) -> Float32Array:
@@ -53,6 +55,14 @@ def series_probabilities(
         probabilities[name] = None if np.isnan(highest) else _sigmoid(np.array(evidence + weights[name].offset)).item()
     said = [probability for probability in probabilities.values() if probability is not None]
     return probabilities | {"any": max(said, default=None)}
+
+
+def weights_for(bundle: Bundle, slabs: int) -> Mapping[str, SeriesWeights]:
+    """Those of `bundle` for a stack; for a picture or a lone slice none.
+
+    They are chosen on whole heads: the volume of one slice is small even in a large bleed, and would count against it.
+    """
+    return bundle.series if slabs > 1 else _AS_ITS_SLICE
 
 
 def volume_evidence(measured_ml: float | None) -> float:

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from triage_node.domain import Float32Array
 from triage_node.errors import InferenceError
 from triage_node.infer.answer import Answer
-from triage_node.infer.bundle import Bundle
+from triage_node.infer.bundle import Bundle, read_network
 from triage_node.networks import build_network
 from triage_node.networks.hardware import choose_device, choose_dtype
 
@@ -45,9 +45,10 @@ class WeightsNetwork:
 
 
 def _load(bundle: Bundle) -> nn.Module:
+    data = read_network(bundle)
     try:
-        weights = {name: _widened(tensor) for name, tensor in load_file(bundle.weights_path).items()}
-    except (SafetensorError, OSError) as error:
+        weights = {name: _widened(tensor) for name, tensor in load(data).items()}
+    except SafetensorError as error:
         raise InferenceError(
             f"{bundle.weights_path}: is no safetensors file ({error}); pickled weights are never loaded: convert them "
             "with safetensors.torch.save_file where you trust them, and write the new sha256 into bundle.toml"

@@ -5,6 +5,7 @@ One real head without hemorrhage is no calibration set: none of this ever looks 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -25,8 +26,13 @@ from triage_node.learn.export import BundleSettings
 from triage_node.learn.pool import PRESENT_MM2
 
 _MASK_THRESHOLDS: Final = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-_LEAST_ML: Final = 0.5
+LEAST_ML: Final = 0.5
 """Smaller volumes say nothing of how well volume is measured."""
+_FALSE_SHARE: Final = 0.02
+"""Of slices and of series: see fit_classes."""
+_LEAST_WEIGHT: Final = 0.001
+"""A bundle with a slope of 0, which would silence its class, is refused."""
+_DIGITS: Final = 3
 _INTERVAL: Final = 0.9
 _FEWEST: Final = 8
 """Heads with a subtype, for an interval of its own; else that of all blood."""
@@ -51,10 +57,11 @@ class _Seen:
 def choose_settings(predictor: Predictor, tuning: Iterable[Case], settings: BundleSettings) -> BundleSettings:
     """`settings` with calibration and thresholds for the network of `predictor`, whose bundle must be uncalibrated.
 
-    - Slice logits: logistic regression on whether the slice shows the class (Platt 1999).
+    - Slice logits: logistic regression on whether the slice shows the class (Platt 1999), as if half of them did.
     - Mask threshold of a subtype: of the best Dice over all pixels of all series.
-    - Series: logistic regression on the highest slice and the volume, each class for itself.
-    - Volume interval: the middle 90 % of true over measured volume.
+    - Series: logistic regression on the highest slice and the volume, each class for itself, as if half had it.
+    - Of either, a subtype is made stricter where it would raise false alarms; see fit_classes.
+    - Volume interval: the middle 90 % of true over measured volume, where both are at least 0.5 mL.
     """
     seen = [_seen(predictor, case) for case in tuning]
     calibration = _slice_calibration(seen)
@@ -67,7 +74,10 @@ def choose_settings(predictor: Predictor, tuning: Iterable[Case], settings: Bund
         mask_min_probability={name: _MASK_THRESHOLDS[index] for name, index in zip(SUBTYPES, chosen, strict=True)},
         series=_series_weights(seen, measured, bundle),
         volume_interval=_volume_intervals(seen, measured),
-        remarks=(f"Chosen on {len(seen)} simulated series apart (learn/test-series.toml); on no real head.",),
+        remarks=(
+            f"Chosen on {len(seen)} simulated series apart (learn/test-series.toml); on no real head.",
+            "Calibrated as if half of the slices, and half of the series, showed the class.",
+        ),
     )
 
 
@@ -111,51 +121,93 @@ def _at_thresholds(seen: _Seen, chosen: Sequence[int]) -> Float64Array:
 def _slice_calibration(seen: Sequence[_Seen]) -> dict[str, tuple[float, float]]:
     logits = np.concatenate([one.logits for one in seen]).astype(np.float64)
     areas = np.concatenate([one.areas_mm2 for one in seen])
-    calibration = {}
-    for k, name in enumerate(CLASSES):
-        said = (areas[:, k] == 0) | (areas[:, k] >= PRESENT_MM2)
-        slope, offset = fit_logistic(logits[said, k : k + 1], areas[said, k] > 0, expected=(1.0,))
-        calibration[name] = (round(slope, 3), round(offset, 3))
-    return calibration
+    fitted = fit_classes(logits.T[:, :, None], shown=areas >= PRESENT_MM2, absent=areas == 0, expected=(1.0,))
+    return {name: (slope, offset) for name, (slope, offset) in zip(CLASSES, fitted, strict=True)}
 
 
 def _series_weights(
     seen: Sequence[_Seen], measured: Sequence[Float64Array], bundle: Bundle
 ) -> dict[str, SeriesWeights]:
     highest = np.array([highest_slices(calibrated(one.logits, bundle)) for one in seen])
-    shown = np.array([(one.areas_mm2 >= PRESENT_MM2).any(axis=0) for one in seen])
-    nowhere = np.array([(one.areas_mm2 == 0).all(axis=0) for one in seen])
-    weights = {}
-    for k, name in enumerate(CLASSES):
-        evidence = np.array([(logit(h[k]), volume_evidence(m[k])) for h, m in zip(highest, measured, strict=True)])
-        said = shown[:, k] | nowhere[:, k]
-        on_highest, on_volume, offset = fit_logistic(evidence[said], shown[said, k], expected=(1.0, 0.5))
-        weights[name] = SeriesWeights(highest=round(on_highest, 3), volume=round(on_volume, 3), offset=round(offset, 3))
-    return weights
+    evidence = np.stack([np.vectorize(logit)(highest), np.vectorize(volume_evidence)(np.array(measured))], axis=-1)
+    fitted = fit_classes(
+        evidence.swapaxes(0, 1),
+        shown=np.array([(one.areas_mm2 >= PRESENT_MM2).any(axis=0) for one in seen]),
+        absent=np.array([(one.areas_mm2 == 0).all(axis=0) for one in seen]),
+        expected=(1.0, 0.5),
+    )
+    return {
+        name: SeriesWeights(highest=weights[0], volume=weights[1], offset=weights[2])
+        for name, weights in zip(CLASSES, fitted, strict=True)
+    }
+
+
+def fit_classes(
+    features: Float64Array, *, shown: NDArray[np.bool_], absent: NDArray[np.bool_], expected: Sequence[float]
+) -> list[tuple[float, ...]]:
+    """Weights and offset of each of CLASSES, from (6, n, k) features of n slices or series.
+
+    `shown` and `absent` are (n, 6); what is neither teaches nothing of its class. "any" is reported as the greatest of
+    all, so a weak subtype could raise the flag alone: the offset of a subtype is lowered until at most 2 % of those
+    without it pass 0.5, and until the five together add at most 2 % of those without blood to what "any" flags itself.
+    """
+    fitted = []
+    for k, of_class in enumerate(features):
+        said = shown[:, k] | absent[:, k]
+        fitted.append(_rounded(fit_logistic(of_class[said], shown[said, k], expected=expected)))
+    bloodless = absent[:, 0]
+    unflagged = bloodless & (_evidence(features[0], fitted[0]) + fitted[0][-1] < 0)
+    for k in range(1, len(CLASSES)):
+        evidence = _evidence(features[k], fitted[k])
+        offset = min(
+            fitted[k][-1],
+            _highest_offset(evidence[absent[:, k]], int(_FALSE_SHARE * absent[:, k].sum())),
+            _highest_offset(evidence[unflagged], int(_FALSE_SHARE / len(SUBTYPES) * bloodless.sum())),
+        )
+        fitted[k] = _rounded((*fitted[k][:-1], offset))
+    return fitted
+
+
+def _evidence(features: Float64Array, weights: Sequence[float]) -> Float64Array:
+    return np.asarray(features @ np.array(weights[:-1]))
+
+
+def _highest_offset(evidence: Float64Array, allowed: int) -> float:
+    """With which no more than `allowed` of (n,) `evidence` pass 0.5, after rounding too."""
+    if len(evidence) <= allowed:
+        return math.inf
+    return -float(np.sort(evidence)[::-1][allowed]) - 10**-_DIGITS
+
+
+def _rounded(weights: Sequence[float]) -> tuple[float, ...]:
+    return tuple(round(weight, _DIGITS) for weight in weights)
 
 
 def fit_logistic(
     features: Float64Array, positive: NDArray[np.bool_], *, expected: Sequence[float]
 ) -> tuple[float, ...]:
-    """Weights of (n, k) features, none below 0, and the offset: the most probable ones (logistic regression).
+    """Weights of (n, k) features, none below 0.001, and the offset: the most probable ones (logistic regression).
 
-    A prior (normal, standard deviation 1 about `expected`, 3 about an offset of 0) keeps them finite where the classes
-    are told apart without error.
+    Positives and negatives weigh the same together, however many there are of each: probability 0.5 is where the
+    features are as likely with as without, whatever the share of positives among the series. A prior (normal, standard
+    deviation 1 about `expected`, 3 about an offset of 0) keeps the weights finite where the classes are told apart
+    without error.
     """
     prior = np.array([*expected, 0.0])
     spread = np.array([*[1.0] * len(expected), 3.0])
     design = np.column_stack([features, np.ones(len(features))])
     signs = np.where(positive, -1.0, 1.0)
+    counts = 0.5 / np.where(positive, positive.mean(), 1.0 - positive.mean())
 
     def loss(weights: Float64Array) -> float:
-        surprise = np.logaddexp(0.0, signs * (design @ weights)).sum()
+        surprise = counts @ np.logaddexp(0.0, signs * (design @ weights))
         return float(surprise + 0.5 * (((weights - prior) / spread) ** 2).sum())
 
     def slope(weights: Float64Array) -> Float64Array:
-        errors = special.expit(design @ weights) - positive
+        errors = counts * (special.expit(design @ weights) - positive)
         return np.asarray(design.T @ errors + (weights - prior) / spread**2)
 
-    bounds = [*[(0.0, None)] * len(expected), (None, None)]
+    bounds = [*[(_LEAST_WEIGHT, None)] * len(expected), (None, None)]
     found = optimize.minimize(loss, prior, jac=slope, bounds=bounds, method="L-BFGS-B")
     return tuple(float(weight) for weight in found.x)
 
@@ -166,7 +218,7 @@ def fit_logistic(
 def _volume_intervals(seen: Sequence[_Seen], measured: Sequence[Float64Array]) -> dict[str, tuple[float, float]]:
     """By class: the middle 90 % of true over measured volume, as factors."""
     true_ml, seen_ml = np.array([one.true_ml for one in seen]), np.array(measured)
-    both = (true_ml >= _LEAST_ML) & (seen_ml >= _LEAST_ML)
+    both = (true_ml >= LEAST_ML) & (seen_ml >= LEAST_ML)
     tails = ((1 - _INTERVAL) / 2, (1 + _INTERVAL) / 2)
     found: dict[str, tuple[float, float]] = {}
     for k, name in enumerate(CLASSES):

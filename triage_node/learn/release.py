@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from triage_node.assemble import assemble
 from triage_node.config import DEFAULT_RULES
 from triage_node.decide import decide
-from triage_node.domain import Prediction, Priority
+from triage_node.domain import CLASSES, Prediction, Priority
 from triage_node.infer.predict import Predictor
 from triage_node.learn.card import model_card
 from triage_node.learn.checkpoint import averaged_network
@@ -21,11 +24,12 @@ from triage_node.learn.evaluation.alerts import alerts
 from triage_node.learn.evaluation.figures import write_figures
 from triage_node.learn.evaluation.heads import Case, evaluate_negative, iterate_simulated, judge_head, negative_case
 from triage_node.learn.evaluation.judgement import Judgement
+from triage_node.learn.evaluation.metrics import auc
 from triage_node.learn.evaluation.report import rounded, summarize
 from triage_node.learn.experiment import TrainConfig
 from triage_node.learn.export import BundleSettings, write_bundle
-from triage_node.learn.heldout import FROZEN_SHA256
-from triage_node.learn.operating import choose_settings
+from triage_node.learn.heldout import FROZEN_SHA256, SeriesSettings
+from triage_node.learn.operating import LEAST_ML, choose_settings
 from triage_node.learn.record import read_record
 from triage_node.learn.rim import median_profile, plot_profiles, rim_profile
 from triage_node.transforms import Stack
@@ -34,6 +38,8 @@ TUNING_SERIES: Final = 72
 TEST_SERIES: Final = 96
 _STACK: Final = Stack(neighbours=True)
 _PREVALENCE: Final = 0.1
+_FEWEST: Final = 3
+"""Heads of either kind, for an AUC."""
 
 
 def release(
@@ -44,26 +50,29 @@ def release(
     real_negatives: Mapping[str, Path],
     tuning_series: int = TUNING_SERIES,
     test_series: int = TEST_SERIES,
+    series: SeriesSettings | None = None,
 ) -> dict[str, Any]:
     """Make the bundle of a run in `out`, replacing what is there; returns its metrics.
 
     `real_negatives` are folders of real head CT series without hemorrhage, kept out of training and tuning, by what the
-    model card says of their origin and licence. Series are rendered once, beside the run.
+    model card says of their origin and licence. Series are rendered once, beside the run. `series` are drawn in place
+    of the frozen ones for a trial: what the card says of learn/test-series.toml does not hold then.
     """
     network, step = averaged_network(config.run, config.network)
     draft, heads = config.run / "draft", config.run.parent / "held-out"
     shutil.rmtree(draft, ignore_errors=True)
     bare = BundleSettings(network=config.network, grid=config.grid, stack=_STACK, chronic=True)
     write_bundle(draft, name=out.name, version="draft", network=network, settings=bare)
-    tuning = iterate_simulated(heads, count=tuning_series, tuning=True)
+    tuning = iterate_simulated(heads, count=tuning_series, tuning=True, settings=series)
     settings = choose_settings(Predictor(draft), tuning, bare)
     write_bundle(draft, name=out.name, version=version, network=network, settings=settings)
 
     predictor, negatives = Predictor(draft), _negatives(real_negatives)
     test = _Judged()
-    for case in iterate_simulated(heads, count=test_series):
+    for case in iterate_simulated(heads, count=test_series, settings=series):
         test.add(case, predictor.predict(case.volume))
     metrics = _metrics(predictor, test, negatives, config, step)
+    metrics["series_sha256"] = FROZEN_SHA256 if series is None else None
     _draw(draft, test, metrics, negatives, config)
     metrics["simulated"].pop("cases")
     (draft / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
@@ -80,6 +89,12 @@ class _Judged:
         self.priorities: list[Priority] = []
         self.bled: list[bool] = []
         self.profiles: list[Any] = []
+        self.covered: dict[str, list[bool]] = {name: [] for name in CLASSES}
+        """Whether the true volume lay in its interval, of the heads that an interval speaks of."""
+        self.chronic: list[tuple[float, bool]] = []
+        """Said and true, of the heads whose subdural blood was seen."""
+        self.fingerprint = hashlib.sha256()
+        """Of the pixels and the truth of all, in order."""
 
     def add(self, case: Case, prediction: Prediction) -> None:
         judgement = judge_head(prediction, case)
@@ -88,6 +103,28 @@ class _Judged:
         if (bled := judgement.labels["any"]) is not None:
             self.priorities.append(decide(prediction, DEFAULT_RULES, {}).priority)
             self.bled.append(bled)
+        self._compare_intervals(judgement, prediction)
+        if case.chronic is not None and prediction.subdural_chronic is not None:
+            self.chronic.append((prediction.subdural_chronic, case.chronic))
+        self.fingerprint.update(case.volume.hu.tobytes() + case.truth.tobytes())
+
+    def _compare_intervals(self, judgement: Judgement, prediction: Prediction) -> None:
+        for name, overlap in judgement.overlaps.items():
+            ends = prediction.volume_intervals_ml.get(name)
+            if ends is not None and min(overlap.true_ml, overlap.seen_ml) >= LEAST_ML:
+                self.covered[name].append(ends[0] <= overlap.true_ml <= ends[1])
+
+
+def _share(covered: Sequence[bool]) -> float | None:
+    return sum(covered) / len(covered) if covered else None
+
+
+def _of_chronic(pairs: Sequence[tuple[float, bool]]) -> dict[str, Any]:
+    """The AUC of chronic against acute; None where fewer than _FEWEST heads are of either kind."""
+    truth = np.array([chronic for _, chronic in pairs], bool)
+    enough = min(truth.sum(), (~truth).sum()) >= _FEWEST
+    scores = np.array([said for said, _ in pairs])
+    return {"heads": len(pairs), "chronic": int(truth.sum()), "auc": auc(scores, truth) if enough else None}
 
 
 def _negatives(folders: Mapping[str, Path]) -> dict[str, Case]:
@@ -100,8 +137,11 @@ def _metrics(
     record = read_record(config.run)
     return {
         "grid": asdict(config.grid),
-        "series_sha256": FROZEN_SHA256,
+        "series_fingerprint": test.fingerprint.hexdigest(),
         "simulated": {"series": len(test.judgements), **summarize(test.judgements, [], prevalence=_PREVALENCE)},
+        "volume_interval_heads": {name: len(covered) for name, covered in test.covered.items()},
+        "volume_interval_coverage": rounded({name: _share(covered) for name, covered in test.covered.items()}),
+        "subdural_chronic": rounded(_of_chronic(test.chronic)),
         "alerts": rounded(alerts(test.priorities, test.bled, prevalence=_PREVALENCE)),
         "real_negatives": [
             rounded({"origin": origin, **evaluate_negative(predictor, case)}) for origin, case in negatives.items()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from triage_node import simulate
 from triage_node.domain import CLASSES, SUBTYPES, Float32Array, Prediction, UInt8Array, Volume
 from triage_node.infer.measure import volumes_ml
 from triage_node.infer.predict import Predictor
+from triage_node.learn import heldout
 from triage_node.learn.dataset import as_volume
 from triage_node.learn.evaluation.judgement import Judgement, SliceJudgements
 from triage_node.learn.evaluation.overlap import Overlap, pixel_counts
@@ -32,6 +36,8 @@ class Case:
     told: tuple[str, ...] = CLASSES
     """The classes that the truth speaks of; labels of a truth that tells only "any" have no subtype."""
     note: str | None = None
+    chronic: bool | None = None
+    """Whether the subdural blood is chronic; None where there is none, or where nobody knows."""
 
     @property
     def areas_mm2(self) -> Float32Array:
@@ -68,15 +74,26 @@ def judge_head(prediction: Prediction, case: Case) -> Judgement:
     )
 
 
-def iterate_simulated(folder: Path, *, count: int, tuning: bool = False) -> Iterator[Case]:
+def iterate_simulated(
+    folder: Path, *, count: int, tuning: bool = False, settings: SeriesSettings | None = None
+) -> Iterator[Case]:
     """The first of the frozen simulated series, one at a time; rendered once and kept in `folder`.
 
-    `tuning`: those on which calibration and thresholds are chosen, not those on which figures are told.
+    `tuning`: those on which calibration and thresholds are chosen, not those on which figures are told. `settings`:
+    of other series than the frozen ones. What another simulator rendered there is not used.
     """
+    settings = settings or frozen_settings()
+    folder = kept_in(folder, settings)
     folder.mkdir(parents=True, exist_ok=True)
-    settings = frozen_settings()
     numbers = tqdm(range(count), desc="tuning series" if tuning else "test series", unit="head")
     return (_simulated_case(folder, settings, number, tuning) for number in numbers)
+
+
+def kept_in(folder: Path, settings: SeriesSettings) -> Path:
+    """The part of `folder` named by a hash of all that the pixels come from: settings and source of the simulator."""
+    sources = [*sorted(Path(simulate.__file__).parent.glob("*.py")), Path(heldout.__file__)]
+    parts = [repr(settings).encode(), *(path.read_bytes() for path in sources)]
+    return folder / f"series-{hashlib.sha256(b''.join(parts)).hexdigest()[:12]}"
 
 
 def negative_case(volume: Volume) -> Case:
@@ -126,7 +143,9 @@ def _simulated_case(folder: Path, settings: SeriesSettings, number: int, tuning:
         part.mkdir(exist_ok=True)
         np.save(part / "hu.npy", head.hu)
         np.save(part / "truth.npy", head.truth)
+        (part / "chronic.json").write_text(json.dumps(head.chronic), encoding="utf-8")
         part.rename(kept)
-        return Case(volume=volume, truth=head.truth, name=name)
+        return Case(volume=volume, truth=head.truth, name=name, chronic=head.chronic)
     volume = as_volume(np.load(kept / "hu.npy"), series_geometry(settings, number, tuning=tuning))
-    return Case(volume=volume, truth=np.load(kept / "truth.npy"), name=name)
+    chronic = json.loads((kept / "chronic.json").read_text(encoding="utf-8"))
+    return Case(volume=volume, truth=np.load(kept / "truth.npy"), name=name, chronic=chronic)
