@@ -27,7 +27,7 @@ _COARSE_MM: Final = 2.5
 """Smooth fields are evaluated this far apart and refined; everything with an edge is drawn at the pixels."""
 _DURA_MM: Final = 1.0
 _CORTEX_MM: Final = 3.0
-_TAIL_MM: Final = np.float32(1.3)
+_TAIL_MM: Final = np.float32(2.0)
 _LEAST_SHARE: Final = 0.2
 """A pixel with less blood than this over the slice thickness is never labelled."""
 _OLD_OVER_FLUID_HU: Final = 6.0

@@ -26,8 +26,9 @@ _UPPER_Z_SCALE: Final = 1.10
 """Above the origin: the vault of the mean head is flatter than the template's."""
 _FIRST_VOXEL_MM: Final = (-98.0, -134.0, -72.0)
 _COARSE: Final = 2
-_SEAM_MM: Final = 1.2
-"""The template fades at its surface; half of that lies this deep."""
+_SEAM_MM: Final = (1.0, 3.4)
+"""The template fades at its surface over some 3 mm. Where it is as certain as the wall of a sulcus, there this brain
+ends: the template is pushed out by the first, and for a wall at 1 by both."""
 _CONFORM_MM: Final = 28.0
 """How deep the brain is bent to follow the inner table."""
 _MOST_BENT_MM: Final = 9.0
@@ -106,7 +107,7 @@ class Folds:
 
     def tissue(self, p: Points, brain_depth: Float32Array) -> Tissue:
         """See sample_tissue."""
-        return sample_tissue(self.template, p, brain_depth)
+        return sample_tissue(self.template, p, brain_depth, seam_mm=_SEAM_MM[0] + self.wall * _SEAM_MM[1])
 
     def distance(self, brain: Float32Array, *, filled: bool = False) -> Float32Array:
         """Distance to the walls of the fluid spaces, mm, negative in fluid; blood that has `filled` them opens them."""
@@ -163,14 +164,14 @@ def _smooth_hull(mask: np.ndarray, *, closing_mm: float = 5.0) -> np.ndarray:
     return np.asarray(_COARSE * ndimage.distance_transform_edt(grown) > closing_mm)
 
 
-def sample_tissue(template: Template, p: Points, brain_depth: Float32Array) -> Tissue:
-    """The tissue at canonical points `p`, bent so that the template's surface lies where `brain_depth` is 0.
+def sample_tissue(template: Template, p: Points, brain_depth: Float32Array, *, seam_mm: float) -> Tissue:
+    """The tissue at canonical points `p`, bent so that the template's surface lies `seam_mm` above `brain_depth` 0.
 
     Bending along the line to the middle of the head keeps every gyrus and closes or opens the space under the bone.
     """
     where = brain_depth > -2.0
     inside = (p[0][where], p[1][where], p[2][where])
-    bent = _conformed(template, inside, brain_depth[where])
+    bent = _conformed(template, inside, brain_depth[where] + np.float32(seam_mm))
     grey, white = (_at(volume, bent) for volume in (template.grey, template.white))
     brain = np.minimum(grey + white, 1.0)
     out = {"brain": brain, "grey": grey / np.maximum(grey + white, 1e-3)}
@@ -178,7 +179,7 @@ def sample_tissue(template: Template, p: Points, brain_depth: Float32Array) -> T
 
 
 def _conformed(template: Template, p: Points, brain_depth: Float32Array) -> Points:
-    excess = _at(template.surface, p, every=_COARSE) + brain_depth + np.float32(_SEAM_MM)
+    excess = _at(template.surface, p, every=_COARSE) + brain_depth
     fade = np.clip(1 - brain_depth / np.float32(_CONFORM_MM), 0, 1)
     shift = np.clip(excess, -_MOST_BENT_MM, _MOST_BENT_MM) * fade
     rel = [a - np.float32(c) for a, c in zip(p, _CENTRE_MM, strict=True)]
