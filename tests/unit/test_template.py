@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from triage_node.simulate import SimulatedHead, axial_geometry, simulate_head
 from triage_node.simulate.template import load_template
-
-pytest.importorskip("nilearn", reason="the train extra is not installed")
 
 
 def _head(*, subtypes: tuple[str, ...] = (), folded: bool = True) -> SimulatedHead:

@@ -17,5 +17,6 @@ evaluation   figures of a bundle on any data set (`triage-node evaluate`)
 operating    chooses calibration and thresholds
 rim          brightness under the inner table, real and simulated
 export       writes a model bundle
+card         the model card
 release      a finished run to a bundle with its figures and its card
 """

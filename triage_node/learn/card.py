@@ -32,8 +32,8 @@ real head below and its profile under the inner table; thresholds and calibratio
 
 ## Figures on simulated series
 {simulated["series"]} series that neither training nor tuning saw (`learn/test-series.toml`, frozen before training),
-with scanner settings that training never draws; of their slices {slices["positives"]} with and {slices["negatives"]}
-without blood. Pixels and truth have sha256 {metrics["series_fingerprint"]}.
+with slices of other thickness and spacing than training draws; of their slices {slices["positives"]} with and
+{slices["negatives"]} without blood. Pixels and truth have sha256 {metrics["series_fingerprint"]}.
 They say how well the simulation was learned, **not** how well patients are read. Sensitivity and specificity are at
 probability 0.5; AUC with a bootstrap interval of 95 %; bias is of the volume.
 

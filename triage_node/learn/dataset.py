@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from scipy import ndimage
 from tqdm import tqdm
 
 from triage_node.domain import SUBTYPES, Float32Array, Int16Array, UInt8Array, Volume
@@ -28,8 +27,6 @@ from triage_node.transforms import Grid, Placement, place_grid, resampling_matri
 STORED_GRID: Final = Grid(size_px=176, spacing_mm=1.25)
 """Finer and wider than the grid of training, which turns, shifts and scales it at every pass."""
 DEPTH_UNIT_MM: Final = 0.2
-EVALUATION_SEED: Final = 1_000_000_000
-"""Seeds from here on are never trained on."""
 _HEADS_PER_SHARD: Final = 8
 _RENDERED_PX: Final = 208
 _SHARE_WITHOUT_BLOOD: Final = 0.4
@@ -37,10 +34,6 @@ _SHARE_WITHOUT_BLOOD: Final = 0.4
 _SEVERAL: Final = 0.3
 _WITH_TEMPLATE: Final = 0.75
 """Of the heads; the others have procedural folds, which differ more from head to head."""
-_BONE_HU: Final = 250
-_FORAMEN_MM: Final = 18.0
-"""Gaps of the skull up to this width are closed before its inside is filled."""
-_AIR_HU: Final = -100
 _ARRAYS: Final = ("hu", "truth", "depth", "meta")
 
 
@@ -145,16 +138,6 @@ def _meta(volume: Volume, number: int, chronic: bool | None) -> Float32Array:
     along_mm = volume.positions_mm @ volume.normal
     age = np.nan if chronic is None else float(chronic)
     return np.stack([np.full(len(along_mm), number), along_mm, np.full(len(along_mm), age)], axis=1).astype(np.float32)
-
-
-def depth_mm(hu: Float32Array, spacing_mm: float) -> Float32Array:
-    """(rows, columns) HU to the distance from bone inside the skull; 0 in bone, in air and outside."""
-    bone = hu > _BONE_HU
-    reach = ndimage.distance_transform_edt(~bone, sampling=spacing_mm) <= _FORAMEN_MM / 2
-    closed = reach & ~(ndimage.distance_transform_edt(reach, sampling=spacing_mm) <= _FORAMEN_MM / 2)
-    inside = ndimage.binary_fill_holes(closed | bone) & ~bone & (hu > _AIR_HU)
-    distance: Float32Array = np.where(inside, ndimage.distance_transform_edt(~bone, sampling=spacing_mm), 0.0)
-    return distance.astype(np.float32)
 
 
 # ---------------------------------------------------------------- shards

@@ -12,11 +12,15 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from scipy import ndimage
 
 from triage_node.domain import Float32Array, UInt8Array, Volume
-from triage_node.learn.dataset import depth_mm
 from triage_node.transforms import Grid, place_grid, to_grid
 
+_BONE_HU: Final = 250
+_FORAMEN_MM: Final = 18.0
+"""Gaps of the skull up to this width are closed before its inside is filled."""
+_AIR_HU: Final = -100
 PROFILE_GRID: Final = Grid(size_px=220, spacing_mm=0.99)
 DEPTHS_MM: Final = tuple(range(11))
 """Edges of the depth bins: 0-1, 1-2 ... 9-10 mm."""
@@ -62,10 +66,20 @@ def plot_profiles(real: Float32Array, simulated: Float32Array, path: Path) -> No
 
 
 def _slice_profile(hu: Float32Array) -> Float32Array | None:
-    depth = depth_mm(hu, PROFILE_GRID.spacing_mm)
+    depth = _depth_mm(hu, PROFILE_GRID.spacing_mm)
     if np.count_nonzero(depth) * PROFILE_GRID.spacing_mm**2 < _LEAST_INSIDE_MM2:
         return None
     bins = [hu[(depth > low) & (depth <= high)] for low, high in pairwise(DEPTHS_MM)]
     if any(len(values) < 20 for values in bins):
         return None
     return np.asarray([np.percentile(values, PERCENTILES) for values in bins], np.float32)
+
+
+def _depth_mm(hu: Float32Array, spacing_mm: float) -> Float32Array:
+    """(rows, columns) HU to the distance from bone inside the skull; 0 in bone, in air and outside."""
+    bone = hu > _BONE_HU
+    reach = ndimage.distance_transform_edt(~bone, sampling=spacing_mm) <= _FORAMEN_MM / 2
+    closed = reach & ~(ndimage.distance_transform_edt(reach, sampling=spacing_mm) <= _FORAMEN_MM / 2)
+    inside = ndimage.binary_fill_holes(closed | bone) & ~bone & (hu > _AIR_HU)
+    distance: Float32Array = np.where(inside, ndimage.distance_transform_edt(~bone, sampling=spacing_mm), 0.0)
+    return distance.astype(np.float32)

@@ -1,4 +1,7 @@
-"""A procedural head CT with truth, and its DICOM series: for tests, demonstration and training. No patient in it."""
+"""A simulated head CT with truth, and its DICOM series: for tests, demonstration and training. No patient in it.
+
+Bone, face, spaces and blood are procedural; the folds of the brain too, or those of the MNI152 template (`template`).
+"""
 
 from triage_node.simulate.geometry import SliceGeometry, axial_geometry
 from triage_node.simulate.head import SimulatedHead, simulate_head
