@@ -300,12 +300,13 @@ def test_a_bundle_without_mask_gives_none_and_no_volume(tiny_bundle: Path) -> No
     assert set(prediction.volumes_ml.values()) == {None}
 
 
-def _write_stacked_bundle(folder: Path, stack: Stack, *, chronic: bool = True) -> Path:
+def _write_stacked_bundle(folder: Path, stack: Stack, *, chronic: bool = True, mirrored: bool = False) -> Path:
     torch.manual_seed(5)
     settings = BundleSettings(
         network=TINY_STACKED,
         grid=Grid(size_px=64, spacing_mm=3.0),
         stack=stack,
+        mirrored=mirrored,
         mask_min_probability=dict.fromkeys(SUBTYPES, 0.005),
         series_min_probability=0.01,
         speck_mm3=0.0,
@@ -349,6 +350,21 @@ def test_a_single_slice_is_its_own_neighbour(tmp_path: Path) -> None:
     said, expected = (predictor.predict(volume).slice_probabilities for volume in (alone, three))
     assert said.shape == (1, 6)
     np.testing.assert_allclose(said[0], expected[1], atol=1e-5)
+
+
+def test_left_and_right_are_alike_to_a_mirrored_bundle(tmp_path: Path) -> None:
+    volume = _noise_volume()
+    turned = replace(volume, hu=np.ascontiguousarray(volume.hu[..., ::-1]))
+    gaps = {}
+    for mirrored in (False, True):
+        folder = _write_stacked_bundle(tmp_path / str(mirrored), Stack(neighbours=True), mirrored=mirrored)
+        one, other = (Predictor(folder, device="cpu").examine(each) for each in (volume, turned))
+        assert one.pixel_probabilities is not None
+        assert other.pixel_probabilities is not None
+        gaps[mirrored] = np.abs(one.pixel_probabilities - other.pixel_probabilities[..., ::-1]).max()
+        gaps[mirrored] += np.abs(one.logits - other.logits).max()
+    assert gaps[True] < 1e-5
+    assert gaps[False] > 1e-3
 
 
 def test_chronic_is_said_of_subdural_blood_where_the_bundle_says_it(tmp_path: Path) -> None:

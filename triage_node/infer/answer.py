@@ -56,6 +56,20 @@ def checked(answer: Answer, images: int, bundle: Bundle) -> Answer:
     return answer
 
 
+def averaged(answer: Answer, of_mirrored: Answer) -> Answer:
+    """The mean of what is said of images and of what is said of the same images mirrored left to right."""
+
+    def mean(values: Float32Array | None, mirrored: Float32Array | None) -> Float32Array | None:
+        return None if values is None or mirrored is None else np.float32(0.5) * (values + mirrored)
+
+    unmirrored = None if of_mirrored.pixels is None else of_mirrored.pixels[..., ::-1]
+    return Answer(
+        pixels=mean(answer.pixels, unmirrored),
+        logits=mean(answer.logits, of_mirrored.logits),
+        chronic=mean(answer.chronic, of_mirrored.chronic),
+    )
+
+
 def _require(name: str, values: Float32Array | None, shape: tuple[int, ...], *, needed: bool) -> None:
     if values is None:
         if needed:

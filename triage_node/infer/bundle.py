@@ -58,7 +58,7 @@ _KEYS: Final[Mapping[str, Mapping[str, type]]] = {
 """Every key of bundle.toml, by table, and its type."""
 _OPTIONAL: Final[Mapping[str, Mapping[str, type]]] = {
     "": {"stack": dict, "series": dict, "volume_interval": dict},
-    "network": {"config": dict},
+    "network": {"config": dict, "mirrored": bool},
     "stack": {"neighbour_mm": float, "slab_mm": float},
     "calibration.slope": {CHRONIC: float},
     "calibration.offset": {CHRONIC: float},
@@ -88,6 +88,8 @@ class Bundle:
     network_name: str
     network_config: Mapping[str, Any]
     """Empty for a graph."""
+    mirrored: bool
+    """Whether the network also sees every image mirrored left to right; what it says is averaged."""
     grid: Grid
     stack: Stack
     windows_hu: tuple[tuple[float, float], ...]
@@ -300,6 +302,7 @@ def _bundle(folder: Path, settings: Mapping[str, Any]) -> Bundle:
         intended_use=settings["intended_use"],
         network_name=settings["network"]["name"],
         network_config=settings["network"].get("config", {}),
+        mirrored=settings["network"].get("mirrored", False),
         grid=Grid(size_px=settings["grid"]["size_px"], spacing_mm=float(settings["grid"]["spacing_mm"])),
         stack=_stack(settings),
         windows_hu=tuple(

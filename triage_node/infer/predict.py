@@ -18,7 +18,7 @@ import torch
 
 from triage_node.domain import CLASSES, OPERATING_POINT, SUBTYPES, Float32Array, Prediction, UInt8Array, Volume
 from triage_node.errors import InferenceError
-from triage_node.infer.answer import Answer, Network, checked
+from triage_node.infer.answer import Answer, Network, averaged, checked
 from triage_node.infer.bundle import GRAPH, Bundle, load_bundle
 from triage_node.infer.graph import GraphNetwork
 from triage_node.infer.mask import native_mask, shown_only
@@ -108,11 +108,19 @@ class Predictor:
         for first in range(0, slabs, _BATCH):
             chosen = slice(first, min(first + _BATCH, slabs))
             images = network_images(hu, chosen, bundle.windows_hu, neighbours)
-            answer = checked(self._network.ask(images), len(images), bundle)
+            answer = self._ask_of(images)
             for whole, part in ((pixels, answer.pixels), (logits, answer.logits), (chronic, answer.chronic)):
                 if whole is not None:
                     whole[chosen] = part
         return Answer(pixels=pixels, logits=logits, chronic=chronic)
+
+    def _ask_of(self, images: Float32Array) -> Answer:
+        """Of some slabs; left and right are alike to blood, so the mirror image is a second opinion."""
+        answer = checked(self._network.ask(images), len(images), self.bundle)
+        if not self.bundle.mirrored:
+            return answer
+        mirrored = np.ascontiguousarray(images[..., ::-1])
+        return averaged(answer, checked(self._network.ask(mirrored), len(images), self.bundle))
 
     def seen_mask(self, raw: Examined, volume: Volume) -> UInt8Array | None:
         """The mask as if the series showed every subtype; None where the bundle gives none."""

@@ -32,6 +32,7 @@ class BundleSettings:
     network: NetworkConfig
     grid: Grid
     stack: Stack = SINGLE_SLICES
+    mirrored: bool = False
     mask_min_probability: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(SUBTYPES, 0.5))
     series_min_probability: float = 0.5
     speck_mm3: float = 50.0
@@ -77,7 +78,7 @@ def _toml(name: str, version: str, sha256: str, settings: BundleSettings) -> str
     return "\n".join(
         [
             *_lines(name=name, version=version, sha256=sha256, intended_use=INTENDED_USE),
-            *_table("network", name=network_name(settings.network)),
+            *_table("network", name=network_name(settings.network), mirrored=settings.mirrored),
             *_table("network.config", **asdict(settings.network)),
             *_table("grid", size_px=settings.grid.size_px, spacing_mm=settings.grid.spacing_mm),
             *_table("stack", **asdict(settings.stack)),
