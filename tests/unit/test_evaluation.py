@@ -22,7 +22,7 @@ from triage_node.domain import CLASSES, SUBTYPES, Volume
 from triage_node.errors import UsageError
 from triage_node.learn.dataset import as_volume
 from triage_node.learn.evaluation.figures import write_figures
-from triage_node.learn.evaluation.heads import Case, kept_in
+from triage_node.learn.evaluation.heads import Case, extra_axial_mm2, kept_in
 from triage_node.learn.evaluation.judgement import Failure, Judgement
 from triage_node.learn.evaluation.labels import read_labels
 from triage_node.learn.evaluation.nifti import nifti_labels, nifti_volume
@@ -461,3 +461,11 @@ def test_a_run_that_fails_leaves_no_empty_report(tmp_path: Path) -> None:
     options = ["--dataset", "images", "--root", str(tmp_path), "--labels", str(labels)]
     assert main(["evaluate", *options, "--json", str(tmp_path / "report.json")]) == 1
     assert not (tmp_path / "report.json").exists()
+
+
+def test_the_false_rim_is_an_area_of_a_slice(volume: Volume) -> None:
+    mask = np.zeros(volume.hu.shape, np.uint8)
+    for name, count in (("epidural", 3), ("subdural", 5), ("intraparenchymal", 90)):
+        mask[SUBTYPES.index(name), 0, :count] = 1 + SUBTYPES.index(name)
+    rows_mm, columns_mm = volume.pixel_spacing_mm
+    assert extra_axial_mm2(mask, volume) == pytest.approx(8 * rows_mm * columns_mm / len(mask))

@@ -98,6 +98,7 @@ def test_the_card_tells_the_metrics(released: dict[str, Path]) -> None:
     assert metrics["series_fingerprint"] in card
     assert set(metrics["volume_interval_coverage"]) == set(CLASSES)
     assert "hospital, 8 slices" in card
+    assert f"heads without blood: {metrics['false_extra_axial_mm2_per_slice']:.2f} mm2" in card
     assert "as if half of them showed the class" in card
     assert "chronic): too few to say" in card
 

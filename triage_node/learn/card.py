@@ -57,6 +57,7 @@ Alerts by the default rules, in 100 studies of which {100 * metrics["alerts"][0]
 
 ## Real heads without hemorrhage
 {_negatives(metrics["real_negatives"])}
+False subdural or epidural area in a slice, without the series gate: {_rims(metrics)}.
 
 ![under the inner table](figures/rim.png)
 
@@ -128,6 +129,12 @@ def _negatives(results: Sequence[Mapping[str, Any]]) -> str:
         f"(without the series gate {result['false_volume_without_series_gate_ml']['any']:.2f} mL)."
         for result in results
     )
+
+
+def _rims(metrics: Mapping[str, Any]) -> str:
+    real = [_text(result["false_extra_axial_mm2_per_slice"], 2) for result in metrics["real_negatives"]]
+    simulated = _text(metrics["false_extra_axial_mm2_per_slice"], 2)
+    return f"{', '.join(real) or '-'} mm2 (simulated heads without blood: {simulated} mm2)"
 
 
 def _text(value: float | None, digits: int = 3) -> str:

@@ -71,6 +71,8 @@ def release(
     test = _Judged()
     for case in iterate_simulated(heads, count=test_series, settings=series):
         test.add(case, predictor.predict(case.volume))
+        if not case.truth.any():
+            test.rims_mm2.append(evaluate_negative(predictor, case)["false_extra_axial_mm2_per_slice"])
     metrics = _metrics(predictor, test, negatives, config, step)
     metrics["series_sha256"] = FROZEN_SHA256 if series is None else None
     _draw(draft, test, metrics, negatives, config)
@@ -93,6 +95,8 @@ class _Judged:
         """Whether the true volume lay in its interval, of the heads that an interval speaks of."""
         self.chronic: list[tuple[float, bool]] = []
         """Said and true, of the heads whose subdural blood was seen."""
+        self.rims_mm2: list[float] = []
+        """False extra-axial area in a slice, of the heads without blood, without the series gate."""
         self.fingerprint = hashlib.sha256()
         """Of the pixels and the truth of all, in order."""
 
@@ -143,6 +147,7 @@ def _metrics(
         "volume_interval_coverage": rounded({name: _share(covered) for name, covered in test.covered.items()}),
         "subdural_chronic": rounded(_of_chronic(test.chronic)),
         "alerts": rounded(alerts(test.priorities, test.bled, prevalence=_PREVALENCE)),
+        "false_extra_axial_mm2_per_slice": round(float(np.mean(test.rims_mm2)), 3) if test.rims_mm2 else None,
         "real_negatives": [
             rounded({"origin": origin, **evaluate_negative(predictor, case)}) for origin, case in negatives.items()
         ],

@@ -111,7 +111,15 @@ def evaluate_negative(predictor: Predictor, case: Case) -> dict[str, Any]:
         "slices_at_or_above_0.5": int((prediction.slice_probabilities[:, 0] >= 0.5).sum()),
         "false_volume_ml": dict(prediction.volumes_ml),
         "false_volume_without_series_gate_ml": None if seen is None else volumes_ml(seen, case.volume),
+        "false_extra_axial_mm2_per_slice": None if seen is None else extra_axial_mm2(seen, case.volume),
     }
+
+
+def extra_axial_mm2(mask: UInt8Array, volume: Volume) -> float:
+    """Mean area of epidural and subdural pixels in a slice; of a head without blood, the false rim."""
+    labels = [1 + SUBTYPES.index(name) for name in ("epidural", "subdural")]
+    pixels = np.count_nonzero(np.isin(mask, labels))
+    return float(pixels / len(mask) * volume.pixel_spacing_mm[0] * volume.pixel_spacing_mm[1])
 
 
 # ---------------------------------------------------------------- steps
