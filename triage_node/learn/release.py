@@ -15,14 +15,21 @@ import numpy as np
 from triage_node.assemble import assemble
 from triage_node.config import DEFAULT_RULES
 from triage_node.decide import decide
-from triage_node.domain import CLASSES, Prediction, Priority
+from triage_node.domain import CLASSES, Prediction, Priority, UInt8Array
 from triage_node.infer.predict import Predictor
 from triage_node.learn.card import model_card
 from triage_node.learn.checkpoint import averaged_network
 from triage_node.learn.curves import CURVES
 from triage_node.learn.evaluation.alerts import alerts
 from triage_node.learn.evaluation.figures import write_figures
-from triage_node.learn.evaluation.heads import Case, evaluate_negative, iterate_simulated, judge_head, negative_case
+from triage_node.learn.evaluation.heads import (
+    Case,
+    evaluate_negative,
+    extra_axial_mm2,
+    iterate_simulated,
+    judge_head,
+    negative_case,
+)
 from triage_node.learn.evaluation.judgement import Judgement
 from triage_node.learn.evaluation.metrics import auc
 from triage_node.learn.evaluation.report import rounded, summarize
@@ -72,7 +79,7 @@ def release(
     for case in iterate_simulated(heads, count=test_series, settings=series):
         test.add(case, predictor.predict(case.volume))
         if not case.truth.any():
-            test.rims_mm2.append(evaluate_negative(predictor, case)["false_extra_axial_mm2_per_slice"])
+            test.add_rim(case, predictor.seen_mask(predictor.examine(case.volume), case.volume))
     metrics = _metrics(predictor, test, negatives, config, step)
     metrics["series_sha256"] = FROZEN_SHA256 if series is None else None
     _draw(draft, test, metrics, negatives, config)
@@ -111,6 +118,11 @@ class _Judged:
         if case.chronic is not None and prediction.subdural_chronic is not None:
             self.chronic.append((prediction.subdural_chronic, case.chronic))
         self.fingerprint.update(case.volume.hu.tobytes() + case.truth.tobytes())
+
+    def add_rim(self, case: Case, seen: UInt8Array | None) -> None:
+        """Of a head without blood, what is seen without the series gate."""
+        assert seen is not None  # what is released has masks
+        self.rims_mm2.append(extra_axial_mm2(seen, case.volume))
 
     def _compare_intervals(self, judgement: Judgement, prediction: Prediction) -> None:
         for name, overlap in judgement.overlaps.items():
