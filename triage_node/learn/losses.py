@@ -16,11 +16,11 @@ from triage_node.networks.triagenet import EXTRA_AXIAL, INTRA_AXIAL, TriageLogit
 from triage_node.transforms import Grid
 
 CLASS_WEIGHTS: Final = {
-    "epidural": 2.0,
+    "epidural": 3.0,
     "intraparenchymal": 3.0,
     "intraventricular": 2.5,
     "subarachnoid": 4.0,
-    "subdural": 2.0,
+    "subdural": 4.0,
 }
 """Cross-entropy weights beside 1 for none; ventricular blood at 5 swallowed parenchymal blood (measured)."""
 _BAND_MM: Final = 4.0

@@ -60,7 +60,7 @@ class Scanner:
     """Edge enhancement, 0 to 0.45; bone kernels (4 %) to 1.2: overshoot at the inner table."""
     sharpen_mm: float
     noise_hu: float
-    """Standard deviation in the middle of the head: 1.2 to 8, 12 % to 16, at 5 mm; more in thinner slices."""
+    """Standard deviation in the middle of the head: 1.2 to 7, 7 % to 13, at 5 mm; more in thinner slices."""
     noise_grain_mm: float
     noise_hollow: float
     """Share of its coarse part taken out of the noise, 0 to 0.8: filtered back-projection is fine-grained."""
@@ -93,7 +93,7 @@ class Scanner:
         cls, rng: np.random.Generator, *, noise_hu: float | None, thickness_mm: float = _USUAL_THICKNESS_MM
     ) -> Scanner:
         """A scanner as they are; `noise_hu` fixes its noise (standard deviation), else thin slices have more."""
-        usual = float(rng.uniform(1.2, 8)) if rng.random() < 0.88 else float(rng.uniform(8, 16))
+        usual = float(rng.uniform(1.2, 7)) if rng.random() < 0.93 else float(rng.uniform(7, 13))
         fewer_photons = min(1.8, math.sqrt(_USUAL_THICKNESS_MM / thickness_mm))
         sharpen, sharpen_mm = _draw_sharpening(rng)
         return cls(

@@ -28,6 +28,9 @@ _COARSE_MM: Final = 2.5
 _DURA_MM: Final = 1.0
 _CORTEX_MM: Final = 3.0
 _TAIL_MM: Final = np.float32(2.0)
+_RIM_LOST: Final = np.float32(0.65)
+"""Share of the bright rim that blood takes away: part of a real rim is vessels and dura, which blood pushes aside. With
+all of it, labelled subdural blood lay at 69 HU (median), 17 % of it over 100; real blood at 52, 5 % over 69 (BHSD)."""
 _LEAST_SHARE: Final = 0.2
 """A pixel with less blood than this over the slice thickness is never labelled."""
 _OLD_OVER_FLUID_HU: Final = 6.0
@@ -362,16 +365,18 @@ def _draw_inside(head: _Head, scene: _Scene, shares: Mapping[str, Float32Array],
     hu = mix(hu, b.csf_hu, np.maximum(share(scene.fluid), share(f.ventricle)))
     hu = mix(hu, b.vessel_hu, share(f.vessel))
     hu = mix(hu, b.plexus_hu, share(np.maximum(f.plexus, f.ventricle)))
+    bloody = np.zeros_like(hu)
     for subtype, amount in shares.items():
         hu = mix(hu, blood.blood_hu(head.lesions[subtype], lattice), amount)
+        bloody = bloody + amount
     sheets = np.minimum(np.maximum(np.abs(f.midline) - 0.5, f.falx), np.abs(f.tentorium) - 0.5)
     hu = mix(hu, b.dura_hu, share(sheets, edge_mm=0.8) * np.float32(b.sheets))
     hu = mix(hu, b.dura_hu, share(scene.depth - np.float32(_DURA_MM), edge_mm=0.8))
     hu = mix(hu, b.sinus_hu, share(f.sinus))
     hu = mix(hu, f.calcification_hu, share(f.calcification))
     depth = np.maximum(scene.depth, 0)
-    tail = f.lift_hu * np.exp(-depth / np.float32(b.lift_tau_mm)) + b.tail_hu * np.exp(-depth / _TAIL_MM)
-    return np.asarray(hu + tail, np.float32)
+    rim = f.lift_hu * np.exp(-depth / np.float32(b.lift_tau_mm)) + b.tail_hu * np.exp(-depth / _TAIL_MM)
+    return np.asarray(hu + rim * (1 - _RIM_LOST * np.minimum(bloody, 1)), np.float32)
 
 
 # ---------------------------------------------------------------- volumes

@@ -6,11 +6,11 @@ all labelled voxels, partial volume at the edges included, so the densities draw
 
 | subtype | volume mL, 5 / 50 / 95 % | labelled voxels HU, 5 / 50 / 95 % | drawn HU |
 | --- | --- | --- | --- |
-| epidural | 1.2 / 12.7 / 39.9 | 37 / 56 / 72 | 45-84 |
-| intraparenchymal | 0.3 / 7.8 / 58.9 | 33 / 48 / 61 | 42-84 |
-| intraventricular | 0.1 / 2.5 / 18.6 | 25 / 39 / 55 | 36-74 |
-| subarachnoid | 0.1 / 0.8 / 4.6 | 31 / 43 / 58 | 42-72 |
-| subdural | 0.4 / 5.9 / 55.8 | 27 / 51 / 69 | 45-80; old 8-30 |
+| epidural | 1.2 / 12.7 / 39.9 | 37 / 56 / 73 | 44-78 |
+| intraparenchymal | 0.3 / 7.8 / 58.9 | 33 / 48 / 61 | 44-80 |
+| intraventricular | 0.1 / 2.5 / 18.6 | 26 / 39 / 56 | 36-74 |
+| subarachnoid | 0.1 / 0.8 / 4.6 | 31 / 43 / 58 | 36-68 |
+| subdural | 0.4 / 5.9 / 55.8 | 27 / 52 / 69 | 47-78; old 8-30 |
 """
 
 from __future__ import annotations
@@ -160,8 +160,8 @@ def _intraparenchymal(blank: Lesion, rng: np.random.Generator) -> Lesion:
     several = place == "contusion" or rng.random() < 0.12
     site = _site_of_bleed(rng, place, radius)
     foci = _separate_foci(rng, site, radius) if several else _lobes(rng, place)
-    hu = _density(rng, 58, 8, 42, 84)
-    kind = "contusion" if place == "contusion" else _pick(rng, {"acute": 0.78, "mixed": 0.15, "level": 0.07})
+    hu = _density(rng, 57, 7, 44, 80)
+    kind = "contusion" if place == "contusion" else _pick(rng, {"acute": 0.84, "mixed": 0.1, "level": 0.06})
     return replace(
         blank,
         site=site,
@@ -275,13 +275,13 @@ def _intraventricular(blank: Lesion, rng: np.random.Generator) -> Lesion:
         site=sites[kind],
         size_mm=rng.uniform(6, 16) if kind == "focal" else rng.uniform(12, 26),
         kind=kind,
-        hu=_density(rng, 53, 8, 36, 74),
+        hu=_density(rng, 52, 8, 36, 74),
         swell_mm=rng.uniform(0.2, widest),
     )
 
 
 def _subarachnoid(blank: Lesion, rng: np.random.Generator) -> Lesion:
-    kind = _pick(rng, {"cistern": 0.28, "perimesencephalic": 0.08, "sylvian": 0.16, "local": 0.34, "diffuse": 0.14})
+    kind = _pick(rng, {"cistern": 0.22, "perimesencephalic": 0.08, "sylvian": 0.17, "local": 0.43, "diffuse": 0.1})
     side = _side(rng)
     parts = {
         "cistern": _aneurysm_parts,
@@ -295,7 +295,7 @@ def _subarachnoid(blank: Lesion, rng: np.random.Generator) -> Lesion:
         size_mm=1.0,
         foci=tuple(Focus(offset=centre, radii=radii) for centre, radii in parts),
         kind=kind,
-        hu=_density(rng, 59, 7, 42, 72),
+        hu=_density(rng, 48, 7, 36, 68),
         swell_mm=rng.uniform(0.4, 1.5),
     )
 
@@ -335,7 +335,7 @@ def _convexity_parts(rng: np.random.Generator, side: float) -> list[_Part]:
     for one in (side, -side) if rng.random() < 0.25 else (side,):
         turn = rng.uniform(0.05, 0.95) * math.pi
         centre = (one * 58 * math.sin(turn), 4 - 70 * math.cos(turn), rng.uniform(0, 52))
-        r = rng.uniform(16, 34)
+        r = rng.uniform(12, 32)
         parts.append((centre, (r * rng.uniform(0.7, 1), r * rng.uniform(0.8, 1.2), r * rng.uniform(0.6, 1))))
     return parts
 
@@ -349,7 +349,7 @@ def _diffuse_parts(rng: np.random.Generator, side: float) -> list[_Part]:
 
 
 def _subdural(blank: Lesion, rng: np.random.Generator) -> Lesion:
-    kind = _pick(rng, {"acute": 0.58, "chronic": 0.14, "mixed": 0.16, "layered": 0.12})
+    kind = _pick(rng, {"acute": 0.7, "chronic": 0.09, "mixed": 0.14, "layered": 0.07})
     main = _crescent(blank, rng, kind, _side(rng))
     if kind != "acute":
         both = rng.random() < 0.25
@@ -368,17 +368,17 @@ def _crescent(blank: Lesion, rng: np.random.Generator, kind: str, side: float) -
     """Thin ones are the most common; old ones are thicker, and press less on a brain that has shrunk."""
     old = kind != "acute"
     turn = math.radians(rng.uniform(30, 145))
-    isodense = kind == "acute" and rng.random() < 0.06
+    isodense = kind == "acute" and rng.random() < 0.04
     return replace(
         blank,
         site=(side * math.sin(turn), -math.cos(turn), rng.uniform(0.05, 0.7)),
-        size_mm=rng.uniform(4, 14) if old else 2.5 + 14 * rng.beta(1, 3),
+        size_mm=rng.uniform(5, 17) if old else 3 + 14 * rng.beta(1.2, 2.4),
         stretch=(
-            math.radians((18 if old else 14) + 66 * rng.beta(1, 1.8)),
-            math.radians(rng.uniform(14, 48)),
+            math.radians((18 if old else 10) + 52 * rng.beta(1, 1.8)),
+            math.radians(rng.uniform(10, 38)),
             1,
         ),
-        hu=rng.uniform(35, 45) if isodense else _density(rng, 60, 8, 45, 80),
+        hu=rng.uniform(35, 45) if isodense else _density(rng, 60, 7, 47, 78),
         kind=kind,
         push=rng.uniform(0.3, 0.8) if old else rng.uniform(0.5, 1.0),
     )
@@ -418,7 +418,7 @@ def _epidural(blank: Lesion, rng: np.random.Generator) -> Lesion:
         ),
         size_mm=float(min(rng.uniform(5, 28), 60 * half_angle * 0.65)),
         stretch=(half_angle, half_angle * rng.uniform(0.8, 1.15), 1),
-        hu=_density(rng, 63, 8, 45, 84),
+        hu=_density(rng, 58, 7, 44, 78),
         kind="mixed" if rng.random() < 0.2 else "acute",
         second_hu=rng.uniform(32, 45),
         fresh=rng.uniform(0.5, 0.85),

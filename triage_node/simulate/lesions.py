@@ -48,6 +48,8 @@ _THINNEST_MM = 1.7
 _VAULT_MM = (66.0, 82.0, 77.0)
 # Blood in the subarachnoid space nearer to the inner table than this cannot be told from bone and dura.
 _UNDER_DURA_MM = 1.5
+# Subdural blood lies under the dura; epidural blood strips it off, and is told from the bone a little below it.
+_UNDER_BONE_MM = {SUBDURAL: 1.0, EPIDURAL: 0.5}
 _MOST_SHIFT_MM = 12.0
 
 
@@ -173,7 +175,8 @@ def blood_distance(
     if lesion.subtype in (SUBDURAL, EPIDURAL):
         if lesion.kind == "falx":
             return np.maximum(_on_falx(lesion, depth=depth, midline=midline, falx=falx), field)
-        layers = np.asarray(np.maximum(depth - field, np.float32(0.3) - depth), np.float32)
+        under = np.float32(_UNDER_BONE_MM[lesion.subtype])
+        layers = np.asarray(np.maximum(depth - under - field, under - depth), np.float32)
         beside = [_on_falx(one, depth=depth, midline=midline, falx=falx) for one in lesion.also if one.kind == "falx"]
         return join(layers, *beside)
     if lesion.subtype == INTRAVENTRICULAR:
