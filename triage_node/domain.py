@@ -276,6 +276,21 @@ class BundleRef:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SeenBox:
+    """A box that the model itself draws round a bleed on one slice."""
+
+    slice_index: int
+    subtype: str
+    probability: float
+    left: float
+    """Of its outer edges, image-relative coordinates in pixels of the slice: 0\\0 is the corner of the first pixel,
+    0.5\\0.5 its centre (PS3.3 C.18.6.1.1)."""
+    top: float
+    right: float
+    bottom: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prediction:
     """What the model says of one Volume. What a bundle does not output is None, never 0."""
 
@@ -291,6 +306,8 @@ class Prediction:
     """By class: between what the true volume lay in 90 % of the heads that it was tuned on, of those where true and
     measured volume were at least 0.5 mL. None at 0 mL; may lack classes."""
     bundle: BundleRef
+    boxes: tuple[SeenBox, ...] | None = None
+    """Of the subtypes that the series shows, the surest first; None where the bundle draws none."""
     subdural_chronic: float | None = None
     """Probability that the subdural blood is chronic, not acute; None without subdural blood too."""
     timings_s: Mapping[str, float] = field(default_factory=dict)

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from triage_node.domain import CLASSES, SUBTYPES, Prediction, Volume
 from triage_node.errors import InferenceError, UsageError
+from triage_node.infer.boxes import native_boxes
 from triage_node.infer.bundle import SeriesWeights, find_bundle, load_bundle, read_network, shipped_bundles
 from triage_node.infer.framing import prediction_frame, prediction_from_frame, read_frame, write_frame
 from triage_node.infer.measure import volumes_ml
@@ -32,7 +33,8 @@ from triage_node.infer.series import highest_slices, series_probabilities
 from triage_node.infer.weights import WeightsNetwork
 from triage_node.learn.export import BundleSettings, write_bundle
 from triage_node.networks import TriageNet, TriageNetConfig, UNet, UNetConfig
-from triage_node.transforms import Grid, Stack
+from triage_node.networks.resnet50v2_yolo import ResNet50V2Yolo, ResNet50V2YoloConfig
+from triage_node.transforms import Grid, Stack, place_grid
 
 TINY = UNetConfig(base_width=4, levels=3, head_width=8)
 TINY_STACKED = TriageNetConfig(base_width=4, levels=3, context_blocks=1, head_width=8)
@@ -298,6 +300,69 @@ def test_a_bundle_without_mask_gives_none_and_no_volume(tiny_bundle: Path) -> No
     prediction = Predictor(tiny_bundle).predict(_noise_volume())
     assert prediction.mask is None
     assert set(prediction.volumes_ml.values()) == {None}
+
+
+def _write_box_bundle(folder: Path) -> Path:
+    """An untrained network that sees boxes in noise."""
+    torch.manual_seed(5)
+    network = ResNet50V2YoloConfig(width=4)
+    settings = BundleSettings(
+        network=network,
+        grid=Grid(size_px=64, spacing_mm=3.0),
+        mask=False,
+        boxes=True,
+        box_min_probability=0.05,
+        series_min_probability=0.01,
+    )
+    write_bundle(folder, name="boxes", version="1", network=ResNet50V2Yolo(network), settings=settings)
+    return folder
+
+
+def test_a_bundle_of_boxes_draws_them_on_the_slices_and_measures_nothing(tmp_path: Path) -> None:
+    said = Predictor(_write_box_bundle(tmp_path / "b"), device="cpu").predict(_noise_volume())
+    assert said.mask is None
+    assert set(said.volumes_ml.values()) == {None}
+    assert said.boxes, "the fixture must find something, or the test says nothing"
+    assert [box.probability for box in said.boxes] == sorted((box.probability for box in said.boxes), reverse=True)
+    assert {box.slice_index for box in said.boxes} <= set(range(11))
+    for box in said.boxes:
+        assert 0 <= box.left <= box.right <= 96
+        assert 0 <= box.top <= box.bottom <= 96
+    _edit("series_min_probability = 0.01", "series_min_probability = 1.0")(tmp_path / "b")
+    assert Predictor(tmp_path / "b", device="cpu").predict(_noise_volume()).boxes == ()
+
+
+def test_boxes_pass_the_pipe(tmp_path: Path) -> None:
+    sent = Predictor(_write_box_bundle(tmp_path / "b"), device="cpu").predict(_noise_volume())
+    pipe = io.BytesIO()
+    write_frame(pipe, *prediction_frame(sent))
+    pipe.seek(0)
+    assert prediction_from_frame(*read_frame(pipe)).boxes == sent.boxes
+
+
+@pytest.mark.parametrize(
+    ("orientation", "edges"),
+    [
+        ([[1.0, 0, 0], [0, 1, 0]], (20, 10, 40, 70)),
+        ([[-1.0, 0, 0], [0, 1, 0]], (56, 10, 76, 70)),
+        ([[1.0, 0, 0], [0, -1, 0]], (20, 26, 40, 86)),
+        ([[0.0, 1, 0], [1, 0, 0]], (10, 20, 70, 40)),
+    ],
+)
+def test_a_box_is_where_it_is_however_the_slices_are_stored(
+    tmp_path: Path, orientation: list[list[float]], edges: tuple[int, ...]
+) -> None:
+    """A box from 20 to 40 across and 10 to 70 down of a slice as it is shown, of 96 x 96 pixels."""
+    bundle = load_bundle(_write_box_bundle(tmp_path / "b"))
+    volume = replace(_noise_volume(2), hu=np.full((2, 96, 96), 40, np.int16), orientation=np.array(orientation))
+    placement = place_grid(volume, Grid(size_px=96, spacing_mm=2.0))
+    said = np.zeros((2, 3, 9), np.float32)
+    shares = np.array([20, 10, 40, 70], np.float32) / 96
+    said[1, :, :4] = shares, shares + 0.01, np.array([0.5, 0.5, 0.6, 0.6])
+    said[1, :, 4 + SUBTYPES.index("subdural")] = 0.8, 0.7, 0.04
+    found = native_boxes(said, placement, dict.fromkeys(CLASSES, 0.9), bundle)
+    assert [(box.slice_index, box.subtype, round(box.probability, 2)) for box in found] == [(1, "subdural", 0.8)]
+    assert (found[0].left, found[0].top, found[0].right, found[0].bottom) == pytest.approx(edges, abs=1e-3)
 
 
 def _write_stacked_bundle(folder: Path, stack: Stack, *, chronic: bool = True, mirrored: bool = False) -> Path:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from triage_node.domain import SUBTYPES
 from triage_node.networks import (
+    NETWORKS,
     Findings,
     TriageNetConfig,
     UNetConfig,
@@ -15,6 +18,7 @@ from triage_node.networks import (
     network_config,
     network_name,
 )
+from triage_node.networks.findings import BOX_CHANNELS, boxes_of
 from triage_node.networks.triagenet import EXTRA_AXIAL, INTRA_AXIAL, TriageNet, pixel_probabilities
 
 TINY = TriageNetConfig(base_width=4, levels=3, context_kernel_px=3, head_width=8)
@@ -42,6 +46,65 @@ def test_pixels_are_probabilities_of_six_classes(name: str, channels: int) -> No
     assert found.pixels.min() >= 0
     torch.testing.assert_close(found.pixels.sum(dim=1), torch.ones(2, 32, 32))
     assert (found.chronic is None) == (name == "unet")
+
+
+COMPARED: dict[str, tuple[dict[str, object], set[str]]] = {
+    "unet4": ({"base_width": 4}, {"slices", "pixels"}),
+    "deeplabv3": ({"width": 4, "pyramid_width": 8}, {"slices", "pixels"}),
+    "resnet18": ({"width": 4}, {"slices"}),
+    "resnet50": ({"width": 4}, {"slices"}),
+    "resnet50v2-yolo": ({"width": 4}, {"slices", "boxes"}),
+    "double-branch": ({"width": 4, "detector_width": 4}, {"slices", "pixels", "chronic"}),
+    "vgg16": ({"dense_width": 8}, {"slices"}),
+    "plain-cnn": ({"widths": [4, 4, 4, 4, 4], "dense_width": 8}, {"slices"}),
+}
+"""Small choices for each network of the comparison, and what it speaks of."""
+SHAPES = {"slices": (2, 6), "pixels": (2, 6, 64, 64), "chronic": (2,), "boxes": (2, 4, 9)}
+
+
+def test_every_registered_network_is_tested_here() -> None:
+    assert set(NETWORKS) == {"triagenet", "unet", *COMPARED}
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_a_network_of_the_comparison_says_what_it_can_and_nothing_else(name: str) -> None:
+    torch.manual_seed(0)
+    choices, speaks_of = COMPARED[name]
+    network = build_network(name, choices).eval()
+    assert 64 % network.config.multiple_px == 0  # type: ignore[union-attr, operator]
+    found = said(network, torch.rand(2, 3, 64, 64))._asdict()
+    assert {part: tuple(values.shape) for part, values in found.items() if values is not None} == {
+        part: SHAPES[part] for part in speaks_of
+    }
+    if "pixels" in speaks_of:
+        torch.testing.assert_close(found["pixels"].sum(dim=1), torch.ones(2, 64, 64))
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_every_weight_of_a_network_of_the_comparison_can_learn(name: str) -> None:
+    network = build_network(name, COMPARED[name][0]).train()
+    logits = network(torch.rand(2, 3, 64, 64))
+    sum(part.square().mean() for part in logits if part is not None).backward()
+    assert [weight for weight, values in network.named_parameters() if values.grad is None] == []
+
+
+def test_the_plain_cnn_has_the_size_of_the_one_reported() -> None:
+    network = build_network("plain-cnn", {})
+    assert sum(weight.numel() for weight in network.parameters()) == 4_009_931
+    assert said(network.eval(), torch.rand(1, 3, 192, 192)).slices.shape == (1, 6)
+
+
+def test_a_box_lies_round_the_middle_that_its_cell_names() -> None:
+    cells = torch.full((1, BOX_CHANNELS, 4, 8), -20.0)
+    surely, half = 20.0, 0.0
+    cells[0, [0, 1, 2, 3, 4], 1, 6] = torch.tensor([surely, half, half, -math.log(3), -math.log(7)])
+    cells[0, 5 + SUBTYPES.index("subdural"), 1, 6] = surely
+    box = boxes_of(cells)[0, 1 * 8 + 6]
+    middle_x, middle_y = 6.5 / 8, 1.5 / 4
+    expected = [middle_x - 1 / 8, middle_y - 1 / 16, middle_x + 1 / 8, middle_y + 1 / 16]
+    torch.testing.assert_close(box[:4], torch.tensor(expected))
+    assert box[4 + SUBTYPES.index("subdural")] > 0.99
+    assert boxes_of(cells)[..., 4:].sum() == pytest.approx(1.0, abs=1e-3)
 
 
 def test_neighbours_change_what_is_said(flagship: TriageNet) -> None:
@@ -92,7 +155,7 @@ def test_every_loss_reaches_every_weight(flagship: TriageNet) -> None:
 def test_a_bundle_can_say_which_network_it_means() -> None:
     for config in (UNetConfig(base_width=8), TINY):
         assert network_config(network_name(config), vars(config)) == config
-    with pytest.raises(ValueError, match="no network is called 'vnet'; there are: unet, triagenet"):
+    with pytest.raises(ValueError, match="no network is called 'vnet'; there are: triagenet, unet, unet4"):
         build_network("vnet", {})
     with pytest.raises(TypeError, match="depth"):
         build_network("triagenet", {"depth": 3})

@@ -29,6 +29,7 @@ from triage_node.domain import (
     Prediction,
     Priority,
     ResultObject,
+    SeenBox,
     Volume,
 )
 from triage_node.errors import ReportError
@@ -410,6 +411,19 @@ def test_boxes_are_image_regions_that_any_reader_finds(volume: Volume, positive:
     assert len(content.get_image_measurement_groups()) == 1
 
 
+def test_boxes_of_the_model_itself_are_image_regions_too(volume: Volume) -> None:
+    drawn = (
+        SeenBox(slice_index=1, subtype="subdural", probability=0.9, left=40.4, top=10.0, right=50.0, bottom=29.6),
+        SeenBox(slice_index=2, subtype="subdural", probability=0.8, left=1.0, top=1.0, right=9.0, bottom=9.0),
+    )
+    results = cases.results_of(volume, cases.prediction_of(volume, None, boxes=drawn))
+    content = hdsr.srread(BytesIO(next(m for m in results if m.kind == ObjectKind.SR).data)).content
+    (group,) = content.get_planar_roi_measurement_groups()
+    assert group.tracking_identifier == "ICH-SDH-BOX-1"
+    assert group.roi.value.tolist() == [[40, 10], [50, 10], [50, 30], [40, 30], [40, 10]]
+    assert group.roi.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID == volume.sop_uids[1]
+
+
 def test_islands_of_a_finding_have_boxes_of_their_own_the_largest_first() -> None:
     region = np.zeros((20, 30), bool)
     region[1, 1] = region[4:6, 3:9] = region[10:15, 20:26] = True
@@ -543,6 +557,20 @@ def test_a_finding_is_outlined_and_boxed_where_it_is(volume: Volume, positive: P
     assert marks.max(axis=0) == pytest.approx(box[1] + 7, abs=3)
     inside = drawn[int(24 * scale) : int(42 * scale), int(48.5 * scale) : int(51.5 * scale)]
     assert (inside.max(axis=2) == inside.min(axis=2)).all()  # nothing covers the lesion itself
+
+
+@pytest.mark.parametrize("orientation", [[[1.0, 0, 0], [0, 1, 0]], [[-1.0, 0, 0], [0, 1, 0]], [[0.0, 1, 0], [1, 0, 0]]])
+def test_a_box_of_the_model_is_drawn_where_a_region_there_would_have_its_own(
+    volume: Volume, orientation: list[list[float]]
+) -> None:
+    turned, mask = replace(volume, orientation=np.array(orientation)), np.zeros(volume.hu.shape, np.uint8)
+    mask[3, 22:44, 44:52] = 1 + SUBTYPES.index("subdural")
+    box = SeenBox(slice_index=3, subtype="subdural", probability=0.9, left=44, top=22, right=52, bottom=44)
+    of_model, of_mask = (
+        colored(picture(turned, cases.prediction_of(turned, seen, boxes=(box,))), "subdural") for seen in (None, mask)
+    )
+    assert np.array_equal(of_model.min(axis=0), of_mask.min(axis=0))
+    assert np.array_equal(of_model.max(axis=0), of_mask.max(axis=0))
 
 
 def test_nothing_but_the_findings_is_drawn_on_the_brain(volume: Volume, positive: Prediction) -> None:

@@ -6,6 +6,7 @@ weights      a registered network with its weights; the only module here that ne
 graph        an ONNX graph of a site; the only one that needs onnxruntime
 answer       what either says of some images, checked
 series       slice logits to what is said of the series
+boxes        boxes of the network to boxes on the native slices
 mask         pixel probabilities to the mask on the native slices
 measure      millilitres from a mask
 check      the shipped bundles; whether a bundle works

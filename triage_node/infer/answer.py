@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import numpy as np
@@ -15,6 +16,7 @@ from triage_node.infer.bundle import Bundle
 _PEAK_PX: Final = 3
 """A pixel counts as evidence with its neighbours: the mean of a square of this side."""
 _LEAST_PROBABILITY: Final = 1e-6
+_BOX_NUMBERS: Final = 4 + len(SUBTYPES)
 _ROUNDING: Final = 1e-2
 """Probabilities may miss 0 and 1 by this much: some are made in half precision."""
 
@@ -29,6 +31,9 @@ class Answer:
     """(n, 6) float32 logits of CLASSES."""
     chronic: Float32Array | None
     """(n,) float32 logits that subdural blood there is chronic."""
+    boxes: Float32Array | None = None
+    """(n, k, 4 + 5) float32: left, top, right and bottom as shares of the image, then the probability that a bleed of
+    each of SUBTYPES lies in it."""
 
 
 class Network(Protocol):
@@ -48,11 +53,14 @@ def checked(answer: Answer, images: int, bundle: Bundle) -> Answer:
     _require("pixels", answer.pixels, (images, 1 + len(SUBTYPES), size_px, size_px), needed=bundle.outputs_mask)
     _require("slices", answer.logits, (images, len(CLASSES)), needed=answer.pixels is None)
     _require("chronic", answer.chronic, (images,), needed=bundle.outputs_chronic)
+    cells = 0 if answer.boxes is None or answer.boxes.ndim < 2 else answer.boxes.shape[1]
+    _require("boxes", answer.boxes, (images, cells, _BOX_NUMBERS), needed=bundle.outputs_boxes)
     _require_finite(answer, bundle)
-    if answer.pixels is not None and not -_ROUNDING <= answer.pixels.min() <= answer.pixels.max() <= 1 + _ROUNDING:
-        raise InferenceError('the network gave "pixels" outside 0..1: they must be probabilities, not logits')
+    for name, shares in (("pixels", answer.pixels), ("boxes", answer.boxes)):
+        if shares is not None and shares.size and not -_ROUNDING <= shares.min() <= shares.max() <= 1 + _ROUNDING:
+            raise InferenceError(f'the network gave "{name}" outside 0..1: they must be shares, not logits')
     if answer.logits is None and answer.pixels is not None:
-        return Answer(pixels=answer.pixels, logits=_logits_of(answer.pixels), chronic=answer.chronic)
+        return replace(answer, logits=_logits_of(answer.pixels))
     return answer
 
 
@@ -67,7 +75,17 @@ def averaged(answer: Answer, of_mirrored: Answer) -> Answer:
         pixels=mean(answer.pixels, unmirrored),
         logits=mean(answer.logits, of_mirrored.logits),
         chronic=mean(answer.chronic, of_mirrored.chronic),
+        boxes=_all_boxes(answer.boxes, of_mirrored.boxes),
     )
+
+
+def _all_boxes(boxes: Float32Array | None, of_mirrored: Float32Array | None) -> Float32Array | None:
+    """Those of the mirror image turned back; of two round the same place the surer one is kept later."""
+    if boxes is None or of_mirrored is None:
+        return None
+    back = of_mirrored.copy()
+    back[..., 0], back[..., 2] = 1 - of_mirrored[..., 2], 1 - of_mirrored[..., 0]
+    return np.concatenate([boxes, back], axis=1)
 
 
 def _require(name: str, values: Float32Array | None, shape: tuple[int, ...], *, needed: bool) -> None:
@@ -83,9 +101,13 @@ def _require_finite(answer: Answer, bundle: Bundle) -> None:
     """NaN and infinity must never pass for "no hemorrhage"."""
     spoken = [CLASSES.index(name) for name in bundle.outputs_classes]
     logits = None if answer.logits is None else answer.logits[:, spoken]
-    for name, values in (("pixels", answer.pixels), ("slices", logits), ("chronic", answer.chronic)):
+    for name, values in _told(answer, logits):
         if values is not None and not np.isfinite(values).all():
             raise InferenceError(f'the network gave "{name}" that are not finite (NaN or infinity): no result')
+
+
+def _told(answer: Answer, logits: Float32Array | None) -> Sequence[tuple[str, Float32Array | None]]:
+    return (("pixels", answer.pixels), ("slices", logits), ("chronic", answer.chronic), ("boxes", answer.boxes))
 
 
 def _logits_of(pixels: Float32Array) -> Float32Array:

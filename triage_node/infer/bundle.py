@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from triage_node.domain import CLASSES, SUBTYPES, BundleRef
+from triage_node.domain import CLASSES, OPERATING_POINT, SUBTYPES, BundleRef
 from triage_node.errors import InferenceError
 from triage_node.transforms import SINGLE_SLICES, Grid, Stack
 
@@ -26,6 +26,8 @@ GRAPH_FILE: Final = "model.onnx"
 GRAPH: Final = "onnx"
 """The network name of a bundle that brings its network as a graph."""
 CHRONIC: Final = "chronic"
+_BOXES: Final = "boxes"
+_BOX_THRESHOLD: Final = "box_min_probability"
 _SERIES_WEIGHTS: Final = ("highest", "volume", "offset")
 _SHIPPED_PACKAGE: Final = "triage_node_models"
 
@@ -62,7 +64,8 @@ _OPTIONAL: Final[Mapping[str, Mapping[str, type]]] = {
     "stack": {"neighbour_mm": float, "slab_mm": float},
     "calibration.slope": {CHRONIC: float},
     "calibration.offset": {CHRONIC: float},
-    "outputs": {CHRONIC: bool},
+    "thresholds": {_BOX_THRESHOLD: float},
+    "outputs": {CHRONIC: bool, _BOXES: bool},
     "series": dict.fromkeys(CLASSES, list),
     "volume_interval": dict.fromkeys(CLASSES, list),
 }
@@ -100,6 +103,8 @@ class Bundle:
     """A subtype is kept in the mask of a series only from this calibrated series probability on."""
     speck_mm3: float
     """Connected pieces of the mask that are smaller are dropped."""
+    box_min_probability: float
+    """A box is kept from this probability of its subtype on."""
     calibration: Mapping[str, tuple[float, float]]
     """By class, and of "chronic": (slope, offset) on the slice logit; a calibrated probability of 0.5 is the operating
     point."""
@@ -112,6 +117,8 @@ class Bundle:
     """What the bundle speaks about, "any" among it; of any other class the result is None, never 0."""
     outputs_chronic: bool
     """Whether it tells chronic from acute subdural blood."""
+    outputs_boxes: bool
+    """Whether it draws boxes round what bleeds."""
 
     @property
     def weights_path(self) -> Path:
@@ -257,6 +264,7 @@ def _check_thresholds(settings: Mapping[str, Any], path: Path) -> None:
     """That no number silences the bundle, or turns evidence round."""
     thresholds = settings["thresholds"]
     probabilities = [*thresholds["mask_min_probability"].values(), thresholds["series_min_probability"]]
+    probabilities.append(thresholds.get(_BOX_THRESHOLD, OPERATING_POINT))
     if not all(0 < probability <= 1 for probability in probabilities):
         raise InferenceError(f"{path}: [thresholds] probabilities must be above 0 and at most 1")
     if min(settings["calibration"]["slope"].values()) <= 0:
@@ -279,8 +287,11 @@ def _check_outputs(settings: Mapping[str, Any], path: Path) -> None:
         raise InferenceError(
             f'{path}: [outputs] classes must hold "any", which the priority is made of, each class once'
         )
-    if outputs["mask"] and not set(classes) & set(SUBTYPES):
-        raise InferenceError(f"{path}: [outputs] a mask shows subtypes; list those in classes, or write mask = false")
+    for shown in ("mask", _BOXES):
+        if outputs.get(shown) and not set(classes) & set(SUBTYPES):
+            raise InferenceError(
+                f"{path}: [outputs] {shown} shows subtypes; list those in classes, or write {shown} = false"
+            )
     if outputs.get(CHRONIC) and "subdural" not in classes:
         raise InferenceError(f"{path}: [outputs] chronic is said of subdural blood; list it in classes")
 
@@ -312,6 +323,7 @@ def _bundle(folder: Path, settings: Mapping[str, Any]) -> Bundle:
         mask_min_probability={name: float(value) for name, value in thresholds["mask_min_probability"].items()},
         series_min_probability=float(thresholds["series_min_probability"]),
         speck_mm3=float(thresholds["speck_mm3"]),
+        box_min_probability=float(thresholds.get(_BOX_THRESHOLD, OPERATING_POINT)),
         calibration={
             name: (float(calibration["slope"].get(name, 1.0)), float(calibration["offset"].get(name, 0.0)))
             for name in (*CLASSES, CHRONIC)
@@ -323,4 +335,5 @@ def _bundle(folder: Path, settings: Mapping[str, Any]) -> Bundle:
         outputs_mask=settings["outputs"]["mask"],
         outputs_classes=tuple(settings["outputs"]["classes"]),
         outputs_chronic=settings["outputs"].get(CHRONIC, False),
+        outputs_boxes=settings["outputs"].get(_BOXES, False),
     )

@@ -41,6 +41,7 @@ def bundle_line(bundle: Bundle) -> str:
     """Name, version, network, hash and outputs, for people."""
     outputs = [*bundle.outputs_classes, *(["mask"] if bundle.outputs_mask else [])]
     outputs += ["chronic"] if bundle.outputs_chronic else []
+    outputs += ["boxes"] if bundle.outputs_boxes else []
     sha256 = bundle.ref.sha256[:12]
     return f"{bundle.ref.name} {bundle.ref.version}  {bundle.network_name}  sha256 {sha256}  {', '.join(outputs)}"
 

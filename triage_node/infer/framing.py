@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from triage_node.domain import BundleRef, Prediction, Volume
+from triage_node.domain import BundleRef, Prediction, SeenBox, Volume
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -91,6 +92,7 @@ def prediction_frame(prediction: Prediction) -> tuple[dict[str, Any], Arrays]:
         "volumes_ml": dict(prediction.volumes_ml),
         "volume_intervals_ml": dict(prediction.volume_intervals_ml),
         "subdural_chronic": prediction.subdural_chronic,
+        "boxes": None if prediction.boxes is None else [asdict(box) for box in prediction.boxes],
         "bundle": [prediction.bundle.name, prediction.bundle.version, prediction.bundle.sha256],
         "timings_s": dict(prediction.timings_s),
     }
@@ -112,6 +114,7 @@ def prediction_from_frame(header: Mapping[str, Any], arrays: Arrays) -> Predicti
             name: None if ends is None else (ends[0], ends[1]) for name, ends in header["volume_intervals_ml"].items()
         },
         subdural_chronic=header["subdural_chronic"],
+        boxes=None if header["boxes"] is None else tuple(SeenBox(**box) for box in header["boxes"]),
         bundle=BundleRef(name=name, version=version, sha256=sha256),
         timings_s=header["timings_s"],
     )

@@ -12,7 +12,7 @@ from triage_node.infer.answer import Answer
 from triage_node.infer.bundle import Bundle, read_network
 
 _INPUT: Final = "images"
-_SLICES, _PIXELS, _CHRONIC = "slices", "pixels", "chronic"
+_SLICES, _PIXELS, _CHRONIC, _BOXES = "slices", "pixels", "chronic", "boxes"
 _EXTERNAL: Final = b"\x0a\x08location\x12"
 """How a tensor names the file that holds it (onnx.proto, TensorProto.external_data: key "location", then its value)."""
 _CUDA: Final = "CUDAExecutionProvider"
@@ -38,6 +38,7 @@ class GraphNetwork:
             pixels=_spread(said.get(_PIXELS) if subtypes else None, _pixel_places(subtypes), 0.0),
             logits=_spread(said.get(_SLICES), [CLASSES.index(name) for name in classes], np.nan),
             chronic=None if chronic is None else np.asarray(chronic, np.float32),
+            boxes=_boxes(said.get(_BOXES) if subtypes else None, subtypes),
         )
 
 
@@ -85,7 +86,8 @@ def _require_contract(session: Any, outputs: list[str], bundle: Bundle) -> None:
             f"{wanted[1]}, {wanted[2]}]; n must be free"
         )
     from_pixels = _PIXELS in outputs and bool(bundle.outputs_subtypes)
-    needed = {_PIXELS: bundle.outputs_mask, _CHRONIC: bundle.outputs_chronic, _SLICES: not from_pixels}
+    needed = {_PIXELS: bundle.outputs_mask, _CHRONIC: bundle.outputs_chronic, _BOXES: bundle.outputs_boxes}
+    needed[_SLICES] = not from_pixels
     missing = [name for name in needed if needed[name] and name not in outputs]
     if missing:
         raise InferenceError(
@@ -97,6 +99,18 @@ def _require_contract(session: Any, outputs: list[str], bundle: Bundle) -> None:
 def _pixel_places(subtypes: tuple[str, ...]) -> list[int]:
     """Channels in Answer.pixels of the background and of the subtypes of a graph."""
     return [0, *(1 + SUBTYPES.index(name) for name in subtypes)]
+
+
+def _boxes(values: Any, subtypes: tuple[str, ...]) -> Float32Array | None:
+    """(n, k, 4 + subtypes) of the graph as in Answer.boxes."""
+    if values is None:
+        return None
+    given = np.asarray(values, np.float32)
+    if given.ndim != 3 or given.shape[2] != 4 + len(subtypes):
+        raise InferenceError(f"the graph gave boxes of shape {given.shape}, not (n, k, {4 + len(subtypes)})")
+    everything = np.zeros((*given.shape[:2], 4 + len(SUBTYPES)), np.float32)
+    everything[..., [0, 1, 2, 3, *(4 + SUBTYPES.index(name) for name in subtypes)]] = given
+    return everything
 
 
 def _spread(values: Any, places: list[int], elsewhere: float) -> Float32Array | None:

@@ -19,6 +19,7 @@ import torch
 from triage_node.domain import CLASSES, OPERATING_POINT, SUBTYPES, Float32Array, Prediction, UInt8Array, Volume
 from triage_node.errors import InferenceError
 from triage_node.infer.answer import Answer, Network, averaged, checked
+from triage_node.infer.boxes import native_boxes
 from triage_node.infer.bundle import GRAPH, Bundle, load_bundle
 from triage_node.infer.graph import GraphNetwork
 from triage_node.infer.mask import native_mask, shown_only
@@ -45,6 +46,8 @@ class Examined:
     """(slices, 6) float32: CLASSES, not calibrated."""
     chronic: Float32Array | None
     """(slices,) float32 logits that subdural blood there is chronic; None where the bundle does not say."""
+    boxes: Float32Array | None
+    """(slabs, k, 9) float32 as in answer.Answer; None where the bundle draws none."""
     timings_s: dict[str, float]
 
 
@@ -78,6 +81,7 @@ class Predictor:
                 volume_intervals_ml=self._intervals(measured_ml),
                 subdural_chronic=self._chronic(raw, slices, series, volume),
                 bundle=self.bundle.ref,
+                boxes=None if raw.boxes is None else native_boxes(raw.boxes, raw.placement, series, self.bundle),
                 timings_s={**raw.timings_s, "mask": perf_counter() - started},
             )
         )
@@ -95,6 +99,7 @@ class Predictor:
             pixel_probabilities=said.pixels,
             logits=said.logits[placement.slab_of],
             chronic=None if said.chronic is None else said.chronic[placement.slab_of],
+            boxes=said.boxes,
             timings_s={"prepare": prepared - started, "network": perf_counter() - prepared},
         )
 
@@ -105,6 +110,7 @@ class Predictor:
         pixels = np.empty((slabs, 1 + len(SUBTYPES), *hu.shape[1:]), np.float32) if bundle.outputs_mask else None
         logits = np.empty((slabs, len(CLASSES)), np.float32)
         chronic = np.empty(slabs, np.float32) if bundle.outputs_chronic else None
+        boxes: list[Float32Array] = []
         for first in range(0, slabs, _BATCH):
             chosen = slice(first, min(first + _BATCH, slabs))
             images = network_images(hu, chosen, bundle.windows_hu, neighbours)
@@ -112,7 +118,10 @@ class Predictor:
             for whole, part in ((pixels, answer.pixels), (logits, answer.logits), (chronic, answer.chronic)):
                 if whole is not None:
                     whole[chosen] = part
-        return Answer(pixels=pixels, logits=logits, chronic=chronic)
+            if bundle.outputs_boxes and answer.boxes is not None:
+                boxes.append(answer.boxes)
+        drawn = np.concatenate(boxes) if bundle.outputs_boxes else None
+        return Answer(pixels=pixels, logits=logits, chronic=chronic, boxes=drawn)
 
     def _ask_of(self, images: Float32Array) -> Answer:
         """Of some slabs; left and right are alike to blood, so the mirror image is a second opinion."""

@@ -36,11 +36,11 @@ class WeightsNetwork:
         narrow = self._dtype != torch.float32
         with torch.inference_mode(), torch.autocast(self._device.type, self._dtype, enabled=narrow):
             findings = self._network.findings(batch)
-        chronic = findings.chronic
         return Answer(
             pixels=_to_numpy(findings.pixels),
             logits=_to_numpy(findings.slices),
-            chronic=None if chronic is None else _to_numpy(chronic),
+            chronic=_to_numpy(findings.chronic),
+            boxes=_to_numpy(findings.boxes),
         )
 
 
@@ -86,6 +86,8 @@ def _widened(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
-def _to_numpy(tensor: Tensor) -> Float32Array:
+def _to_numpy(tensor: Tensor | None) -> Float32Array | None:
+    if tensor is None:
+        return None
     array: Float32Array = tensor.float().cpu().contiguous().numpy()
     return array

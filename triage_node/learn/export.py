@@ -39,6 +39,10 @@ class BundleSettings:
     calibration: Mapping[str, tuple[float, float]] = field(default_factory=lambda: dict.fromkeys(CLASSES, (1.0, 0.0)))
     series: Mapping[str, SeriesWeights] = field(default_factory=dict)
     volume_interval: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    windows_hu: tuple[tuple[float, float], ...] = WINDOWS_HU
+    mask: bool = True
+    boxes: bool = False
+    box_min_probability: float = 0.5
     chronic: bool = False
     """Whether the bundle tells chronic from acute subdural blood; `calibration` may have an entry of that name."""
     remarks: tuple[str, ...] = ()
@@ -72,7 +76,10 @@ def _replace(path: Path, data: bytes) -> None:
 
 
 def _toml(name: str, version: str, sha256: str, settings: BundleSettings) -> str:
-    centres, widths = zip(*WINDOWS_HU, strict=True)
+    centres, widths = zip(*settings.windows_hu, strict=True)
+    thresholds = {"series_min_probability": settings.series_min_probability, "speck_mm3": settings.speck_mm3}
+    thresholds |= {"box_min_probability": settings.box_min_probability} if settings.boxes else {}
+    outputs = {"mask": settings.mask, "classes": list(CLASSES), CHRONIC: settings.chronic, "boxes": settings.boxes}
     slopes = {key: slope for key, (slope, _) in settings.calibration.items()}
     offsets = {key: offset for key, (_, offset) in settings.calibration.items()}
     return "\n".join(
@@ -85,15 +92,13 @@ def _toml(name: str, version: str, sha256: str, settings: BundleSettings) -> str
             *_table("windows", centres_hu=list(centres), widths_hu=list(widths)),
             "",
             *[f"# {remark}" for remark in settings.remarks],
-            *_table("thresholds", series_min_probability=settings.series_min_probability, speck_mm3=settings.speck_mm3)[
-                1:
-            ],
+            *_table("thresholds", **thresholds)[1:],
             *_table("thresholds.mask_min_probability", **settings.mask_min_probability),
             *_table("calibration.slope", **slopes),
             *_table("calibration.offset", **offsets),
             *(_table("series", **{name: list(astuple(weights)) for name, weights in settings.series.items()})),
             *_table("volume_interval", **{name: list(ends) for name, ends in settings.volume_interval.items()}),
-            *_table("outputs", mask=True, classes=list(CLASSES), **{CHRONIC: settings.chronic}),
+            *_table("outputs", **outputs),
             "",
         ]
     )

@@ -1,12 +1,19 @@
 """One nn.Module per file, each with its choices in a frozen config at the top.
 
 Every network has `findings(images) -> Findings`, which is all that inference asks of it; `forward` returns what its
-training needs.
+training needs: TriageLogits of the flagship, Logits of those of the comparison.
 
-findings    what a network says of a slice
-hardware    device and number format
-unet        2-D, single slices
-triagenet   the flagship: 2.5-D, several heads
+findings          what a network says of a slice
+hardware          device and number format
+triagenet         the flagship: 2.5-D, several heads
+unet              2-D, single slices; of bundle 0.1.0
+unet4             U-Net of four levels
+deeplabv3         DeepLabV3: a branch for pixels, a branch for slices
+resnet            ResNet-18, ResNet-50, and the trunk of ResNet-50 V2
+resnet50v2_yolo   ResNet-50 V2 with boxes
+double_branch     two branches, a detector for each kind of blood
+vgg16             VGG-16
+plain_cnn         a sequential CNN
 """
 
 from __future__ import annotations
@@ -17,13 +24,22 @@ from typing import Any, Final
 
 from torch import nn
 
-from triage_node.networks.findings import Findings
+from triage_node.networks.deeplabv3 import DeepLabV3, DeepLabV3Config
+from triage_node.networks.double_branch import DoubleBranch, DoubleBranchConfig
+from triage_node.networks.findings import Findings, Logits
 from triage_node.networks.hardware import choose_device, choose_dtype
+from triage_node.networks.plain_cnn import PlainCnn, PlainCnnConfig
+from triage_node.networks.resnet import ResNet18, ResNet18Config, ResNet50, ResNet50Config
+from triage_node.networks.resnet50v2_yolo import ResNet50V2Yolo, ResNet50V2YoloConfig
 from triage_node.networks.triagenet import TriageNet, TriageNetConfig
 from triage_node.networks.unet import UNet, UNetConfig
+from triage_node.networks.unet4 import UNet4, UNet4Config
+from triage_node.networks.vgg16 import Vgg16, Vgg16Config
 
 __all__ = [
+    "NETWORKS",
     "Findings",
+    "Logits",
     "NetworkConfig",
     "TriageNet",
     "TriageNetConfig",
@@ -36,7 +52,19 @@ __all__ = [
     "network_name",
 ]
 
-NetworkConfig = UNetConfig | TriageNetConfig
+
+NetworkConfig = (
+    TriageNetConfig
+    | UNetConfig
+    | UNet4Config
+    | DeepLabV3Config
+    | ResNet18Config
+    | ResNet50Config
+    | ResNet50V2YoloConfig
+    | DoubleBranchConfig
+    | Vgg16Config
+    | PlainCnnConfig
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +74,19 @@ class _Kind:
 
 
 _NETWORKS: Final[Mapping[str, _Kind]] = {
-    "unet": _Kind(network=UNet, config=UNetConfig),
     "triagenet": _Kind(network=TriageNet, config=TriageNetConfig),
+    "unet": _Kind(network=UNet, config=UNetConfig),
+    "unet4": _Kind(network=UNet4, config=UNet4Config),
+    "deeplabv3": _Kind(network=DeepLabV3, config=DeepLabV3Config),
+    "resnet18": _Kind(network=ResNet18, config=ResNet18Config),
+    "resnet50": _Kind(network=ResNet50, config=ResNet50Config),
+    "resnet50v2-yolo": _Kind(network=ResNet50V2Yolo, config=ResNet50V2YoloConfig),
+    "double-branch": _Kind(network=DoubleBranch, config=DoubleBranchConfig),
+    "vgg16": _Kind(network=Vgg16, config=Vgg16Config),
+    "plain-cnn": _Kind(network=PlainCnn, config=PlainCnnConfig),
 }
+NETWORKS: Final = tuple(_NETWORKS)
+"""The names by which a bundle or an experiment asks for one."""
 
 
 def build_network(name: str, config: Mapping[str, Any]) -> nn.Module:

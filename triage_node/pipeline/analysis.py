@@ -239,6 +239,7 @@ def _notice(paths: Sequence[Path], making: Making, outcome: Outcome, reason: str
         "subdural_chronic": None,
         "findings": [],
         "locations": {},
+        "boxes": None,
         "slices": [],
         "header": {},
         "warnings": [],
@@ -279,6 +280,7 @@ def _prediction_json(
         "findings": list(decision.findings),
         # of a negative none, so that stray voxels do not look like a finding
         "locations": {n: _location_json(location) for n, location in locations.items() if decision.suspected},
+        "boxes": _boxes_json(prediction, decision),
         "slices": [
             {
                 **_slice_json(volume, index),
@@ -290,6 +292,22 @@ def _prediction_json(
         "warnings": list(volume.warnings),
         "bundle": asdict(prediction.bundle),
     }
+
+
+def _boxes_json(prediction: Prediction, decision: Decision) -> list[dict[str, Any]] | None:
+    """Slices are counted from 1, from feet to head; edges are in pixels of the image (PS3.3 C.18.6.1.1)."""
+    if prediction.boxes is None:
+        return None
+    return [
+        {
+            "subtype": box.subtype,
+            "slice": box.slice_index + 1,
+            "probability": round(box.probability, 4),
+            "edges_px": [round(edge, 1) for edge in (box.left, box.top, box.right, box.bottom)],
+        }
+        for box in prediction.boxes
+        if decision.suspected
+    ]
 
 
 def _ends(interval: tuple[float, float] | None) -> list[float] | None:

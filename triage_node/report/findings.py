@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from triage_node.domain import CLASSES, SUBTYPES, Decision, Int64Array, Location, Prediction, Volume
-from triage_node.report.regions import Box, boxes
+from triage_node.report.regions import Box, boxes_on, label_value
 
 MAX_KEY_SLICES: Final = 3
 
@@ -29,7 +29,7 @@ class Finding:
     slice_index: int
     """The slice that shows most of it: its key slice."""
     boxes: tuple[Box, ...]
-    """Round what is segmented on that slice."""
+    """Round what is seen on that slice."""
 
 
 def reported_findings(
@@ -54,7 +54,7 @@ def reported_findings(
             segmented=name in segmented,
             location=locations.get(name) if name in segmented else None,
             slice_index=(shown := _slice_with_most(areas, prediction, name)),
-            boxes=_boxes(volume, prediction, name, shown),
+            boxes=boxes_on(prediction, name, shown, volume.pixel_spacing_mm[0] * volume.pixel_spacing_mm[1]),
         )
         for name in names
     )
@@ -64,11 +64,6 @@ def key_slices(prediction: Prediction, findings: tuple[Finding, ...]) -> tuple[i
     """Indices of up to MAX_KEY_SLICES slices: those of the findings, in their order; for a negative, that of "any"."""
     slices = [finding.slice_index for finding in findings] or [_slice_with_most(_areas(prediction), prediction, "any")]
     return tuple(dict.fromkeys(slices))[:MAX_KEY_SLICES]
-
-
-def label_value(subtype: str) -> int:
-    """Value of a subtype in Prediction.mask."""
-    return SUBTYPES.index(subtype) + 1
 
 
 def _areas(prediction: Prediction) -> Int64Array:
@@ -82,15 +77,12 @@ def _areas(prediction: Prediction) -> Int64Array:
 
 
 def _slice_with_most(areas: Int64Array, prediction: Prediction, name: str) -> int:
-    """Index of the slice with most of a class; where nothing of it is segmented, of its highest probability."""
+    """Index of the slice with most of a class; where nothing of it is segmented, with its surest box; where none is
+    drawn, of its highest probability."""
     of_class = areas.sum(axis=1) if name == "any" else areas[:, label_value(name)]
     if of_class.any():
         return int(of_class.argmax())
+    drawn = [box for box in prediction.boxes or () if name in ("any", box.subtype)]
+    if drawn:
+        return drawn[0].slice_index
     return int(prediction.slice_probabilities[:, CLASSES.index(name)].argmax())
-
-
-def _boxes(volume: Volume, prediction: Prediction, name: str, shown: int) -> tuple[Box, ...]:
-    if prediction.mask is None:
-        return ()
-    region = prediction.mask[shown] == label_value(name)
-    return boxes(region, volume.pixel_spacing_mm[0] * volume.pixel_spacing_mm[1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -25,9 +25,9 @@ from triage_node.domain import (
 )
 from triage_node.report.canvas import BAND, INK, MARGIN_PX, PRIORITY_FILL, QUIET, Canvas
 from triage_node.report.codes import SUBTYPE_CODES
-from triage_node.report.findings import Finding, label_value
+from triage_node.report.findings import Finding
 from triage_node.report.palette import COLORS, Rgb
-from triage_node.report.regions import Box, boxes
+from triage_node.report.regions import Box, boxes_on, label_value
 
 WINDOW_CENTER_HU: Final = 40
 WINDOW_WIDTH_HU: Final = 80
@@ -52,6 +52,16 @@ class View:
         """Turn one (rows, columns) slice."""
         turned = array.T if self.transpose else array
         return turned[:: -1 if self.flip_rows else 1, :: -1 if self.flip_columns else 1]
+
+    def turned(self, box: Box, shape: tuple[int, ...]) -> tuple[Box, tuple[int, ...]]:
+        """A box on a (rows, columns) slice, and that shape, as `apply` turns them."""
+        if self.transpose:
+            box, shape = Box(left=box.top, top=box.left, right=box.bottom, bottom=box.right), shape[::-1]
+        if self.flip_rows:
+            box = replace(box, top=shape[0] - box.bottom, bottom=shape[0] - box.top)
+        if self.flip_columns:
+            box = replace(box, left=shape[1] - box.right, right=shape[1] - box.left)
+        return box, shape
 
 
 def draw_key_image(
@@ -116,17 +126,22 @@ def _slice_picture(volume: Volume, prediction: Prediction, findings: Sequence[Fi
     view = view_of(volume)
     grey = _fit(view.apply(brain_window(volume.hu[index])), volume, view, IMAGE_PX, Image.Resampling.BICUBIC)
     picture = Image.merge("RGB", (grey, grey, grey))
-    if prediction.mask is None:
-        return picture
-    labels: UInt8Array = view.apply(prediction.mask[index]).astype(np.uint8)
-    shown = [f for f in findings if (labels == label_value(f.subtype)).any()]
-    for finding in shown:
-        region = (labels == label_value(finding.subtype)).astype(np.uint8) * np.uint8(255)
-        _outline(picture, _fit(region, volume, view, IMAGE_PX * FINE, Image.Resampling.BILINEAR), finding)
-    for finding in shown:
-        found = boxes(labels == label_value(finding.subtype), volume.pixel_spacing_mm[0] * volume.pixel_spacing_mm[1])
-        _draw_boxes(picture, [_fitted(box, labels, volume, view) for box in found], finding)
+    if prediction.mask is not None:
+        _outline_all(picture, view.apply(prediction.mask[index]).astype(np.uint8), volume, view, findings)
+    pixel_mm2 = volume.pixel_spacing_mm[0] * volume.pixel_spacing_mm[1]
+    for finding in findings:
+        found = boxes_on(prediction, finding.subtype, index, pixel_mm2)
+        _draw_boxes(picture, [_fitted(box, volume, view) for box in found], finding)
     return picture
+
+
+def _outline_all(
+    picture: Image.Image, labels: UInt8Array, volume: Volume, view: View, findings: Sequence[Finding]
+) -> None:
+    for finding in findings:
+        region = (labels == label_value(finding.subtype)).astype(np.uint8) * np.uint8(255)
+        if region.any():
+            _outline(picture, _fit(region, volume, view, IMAGE_PX * FINE, Image.Resampling.BILINEAR), finding)
 
 
 def _fit(array: NDArray[np.generic], volume: Volume, view: View, size_px: int, how: int) -> Image.Image:
@@ -138,10 +153,11 @@ def _fit(array: NDArray[np.generic], volume: Volume, view: View, size_px: int, h
     return square
 
 
-def _fitted(box: Box, turned: UInt8Array, volume: Volume, view: View) -> tuple[float, float, float, float]:
-    """A box in pixels of the turned slice -> (left, top, right, bottom) in the picture."""
+def _fitted(box: Box, volume: Volume, view: View) -> tuple[float, float, float, float]:
+    """A box in pixels of the slice -> (left, top, right, bottom) in the picture."""
     (width, height), (left, top) = _placed(volume, view, IMAGE_PX)
-    across, down = width / turned.shape[1], height / turned.shape[0]
+    box, (rows, columns) = view.turned(box, volume.hu.shape[1:])
+    across, down = width / columns, height / rows
     return left + box.left * across, top + box.top * down, left + box.right * across, top + box.bottom * down
 
 

@@ -1,13 +1,16 @@
-"""Boxes round what is segmented on one slice: the same in the SR and in the key image."""
+"""Boxes round what is seen on one slice: the same in the SR and in the key image."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+
+from triage_node.domain import SUBTYPES, Prediction, SeenBox
 
 MIN_BOX_MM2: Final = 15.0
 """Smaller islands of a finding get no box of their own, unless they are all there is on the slice."""
@@ -29,6 +32,19 @@ class Box:
     bottom: int
 
 
+def boxes_on(prediction: Prediction, subtype: str, index: int, pixel_mm2: float) -> tuple[Box, ...]:
+    """Of a subtype on slice `index`: round what is segmented; where nothing is, those that the model draws itself."""
+    if prediction.mask is not None and (region := prediction.mask[index] == label_value(subtype)).any():
+        return boxes(region, pixel_mm2)
+    drawn = [box for box in prediction.boxes or () if (box.slice_index, box.subtype) == (index, subtype)]
+    return tuple(_whole(box) for box in drawn[:MAX_BOXES])
+
+
+def label_value(subtype: str) -> int:
+    """Value of a subtype in Prediction.mask."""
+    return SUBTYPES.index(subtype) + 1
+
+
 def boxes(region: NDArray[np.bool_], pixel_mm2: float) -> tuple[Box, ...]:
     """Round the largest islands of a (rows, columns) region, the largest first; none for an empty one."""
     islands, count = ndimage.label(region, structure=_NEIGHBOURS)
@@ -37,6 +53,14 @@ def boxes(region: NDArray[np.bool_], pixel_mm2: float) -> tuple[Box, ...]:
     large = [i for i in order if areas[i] * pixel_mm2 >= MIN_BOX_MM2] or order[:1].tolist()
     found = ndimage.find_objects(islands)
     return tuple(_box(*found[i]) for i in large[:MAX_BOXES])
+
+
+def _whole(box: SeenBox) -> Box:
+    """The pixels that it touches; one at least."""
+    left, top = math.floor(box.left), math.floor(box.top)
+    return Box(
+        left=left, top=top, right=max(left + 1, math.ceil(box.right)), bottom=max(top + 1, math.ceil(box.bottom))
+    )
 
 
 def _box(rows: slice, columns: slice) -> Box:
