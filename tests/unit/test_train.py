@@ -21,13 +21,16 @@ from triage_node.learn.checkpoint import CHECKPOINT, averaged_network
 from triage_node.learn.curves import CURVES
 from triage_node.learn.dataset import STORED_GRID
 from triage_node.learn.experiment import TrainConfig, read_config
-from triage_node.learn.losses import losses, total
+from triage_node.learn.losses import LossWeights, losses, total
 from triage_node.learn.picture import PictureConfig, as_pictures
 from triage_node.learn.pool import Drawn, PoolConfig, SlicePool, neighbours
 from triage_node.learn.pose import Framing, PoseConfig, Slices, head_framing, posed
 from triage_node.learn.record import read_record
 from triage_node.learn.train import train
-from triage_node.networks import TriageNet, TriageNetConfig
+from triage_node.networks import NetworkConfig, TriageNet, TriageNetConfig
+from triage_node.networks.plain_cnn import PlainCnnConfig
+from triage_node.networks.resnet50v2_yolo import ResNet50V2YoloConfig
+from triage_node.networks.unet4 import UNet4Config
 from triage_node.picture import WHITE_HU
 from triage_node.transforms import Grid
 
@@ -227,13 +230,14 @@ def test_chronic_or_acute_counts_only_where_a_slice_shows_subdural_blood(drawn: 
     logits = TriageNet(NETWORK)(views.images)
     bled = (views.truth == SUBDURAL).any(dim=2).any(dim=1)
     told = [
-        losses(logits._replace(chronic=sure), views, drawn.chronic, SMALL)["chronic"]
+        losses(logits._replace(chronic=sure), views, drawn.known, SMALL, LossWeights())["chronic"]
         for sure in (20.0 * bled, -20.0 * bled)
     ]
     assert bled.any()
     assert told[0] < 0.01
     assert told[1] > 10
-    none = losses(logits, views, torch.full((8,), torch.nan), SMALL)
+    unknown = drawn.known._replace(chronic=torch.full((8,), torch.nan))
+    none = losses(logits, views, unknown, SMALL, LossWeights())
     assert float(none["chronic"].detach()) == 0
     assert torch.isfinite(total(none, TrainConfig(shards=Path(), run=Path(), steps=1).losses))
 
@@ -259,6 +263,59 @@ def test_a_resumed_run_does_what_it_would_have_done(config: TrainConfig, tmp_pat
     assert f"stopped at step {first.step}; the same command goes on" in first.reason
     assert not train(stopped).interrupted
     assert same(weights(whole.run), weights(stopped.run))
+
+
+@pytest.mark.parametrize(
+    ("network", "heads"),
+    [
+        (UNet4Config(base_width=4, levels=3), {"pixels", "dice", "foreground", "slices"}),
+        (ResNet50V2YoloConfig(width=4), {"slices", "boxes"}),
+        (PlainCnnConfig(widths=(4, 4), pooled_px=2, dense_width=4), {"slices"}),
+    ],
+)
+def test_a_network_of_the_comparison_is_trained_like_the_flagship(
+    config: TrainConfig, network: NetworkConfig, heads: set[str]
+) -> None:
+    train(replace(config, network=network))
+    curve = read_record(config.run)["curve"]
+    assert set(curve[-1]) - {"step", "pool", "s_per_step", "total"} == heads
+    assert type(averaged_network(config.run, network)[0]).__name__ + "Config" == type(network).__name__
+
+
+def test_a_bag_holds_some_heads_again_and_others_never(tmp_path: Path) -> None:
+    for number in range(8):
+        write_shard(tmp_path, number)
+    slices = HEADS * SLICES
+    drawn = {
+        bag: SlicePool(tmp_path, PoolConfig(bag=bag, negative_share=1.0, hard_share=0.0))
+        .draw(np.random.default_rng(0), 400)
+        .places
+        for bag in (0, 1, 2)
+    }
+    heads = {bag: set((places // slices * HEADS + places % slices // SLICES).tolist()) for bag, places in drawn.items()}
+    assert len(heads[0]) == 8 * HEADS
+    assert 4 <= len(heads[1]) <= 8 * HEADS - 2
+    assert heads[1] != heads[2]
+
+
+def test_labels_stand_in_for_masks(tmp_path: Path) -> None:
+    """Slices 0 to 4 without a mask: nothing known but "any" of 1, subdural 2, none 0, nothing of 3 and 4 but no IPH."""
+    write_shard(tmp_path, 0)
+    shard = tmp_path / "shard-00000"
+    np.save(shard / "truth.npy", np.zeros_like(np.load(shard / "truth.npy")))
+    labels = np.full((HEADS * SLICES, 6), np.nan, np.float32)
+    labels[0], labels[1, 0], labels[2, [0, 5]] = 0, 1, 1
+    labels[3:5, 2] = 0
+    np.save(shard / "labels.npy", labels)
+    pool = SlicePool(tmp_path, PoolConfig(negative_share=0.0))
+    assert pool.present() == dict.fromkeys(SUBTYPES, 0) | {"subdural": 1, "of unknown kind": 1}
+    assert set(pool.draw(np.random.default_rng(0), 40).places) == {1, 2}
+    masked = set(range(5, HEADS * SLICES))
+    negative = SlicePool(tmp_path, PoolConfig(negative_share=1.0, hard_share=0.0)).draw(np.random.default_rng(0), 300)
+    assert set(negative.places) == {0} | masked
+    known = negative.known.labels[torch.from_numpy(negative.places == 0)]
+    assert (known == 0).all()
+    assert negative.known.labels[torch.from_numpy(negative.places == 5)].isnan().all()
 
 
 def test_a_run_leaves_a_record_curves_and_the_averaged_network(config: TrainConfig) -> None:
@@ -327,7 +384,19 @@ def test_an_experiment_file_sets_every_level(tmp_path: Path) -> None:
     config = read_config(path)
     assert config.shards == tmp_path / "s"
     assert config.augment.picture.width_hu == (60.0, 90.0)
-    assert (config.network.base_width, config.augment.lone_share, config.ema) == (8, 0.5, 1.0)
+    assert config.network == TriageNetConfig(base_width=8)
+    assert (config.augment.lone_share, config.ema) == (0.5, 1.0)
+
+
+def test_an_experiment_file_names_its_network(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text(
+        'shards = "s"\nrun = "r"\nsteps = 5\ncoarse_share = 0.0\ngrid = { size_px = 192, spacing_mm = 1.125 }\n'
+        '[network]\nname = "plain-cnn"\nwidths = [4, 8]\n[losses.class_weights]\nsubdural = 9\n'
+    )
+    config = read_config(path)
+    assert config.network == PlainCnnConfig(widths=(4, 8))
+    assert config.losses.class_weights.subdural == 9.0
 
 
 @pytest.mark.parametrize(
@@ -339,6 +408,9 @@ def test_an_experiment_file_sets_every_level(tmp_path: Path) -> None:
         ("[augment]\nspots_mm = [1.0]", r"augment.spots_mm must be .*, not \[1.0\]"),
         ("[grid]\nsize_px = 100\nspacing_mm = 2.0", "a grid of 100 px; write a multiple of 16"),
         ("steps = = 5", "is not valid TOML"),
+        ('[network]\nname = "vnet"', r"\[network\] no network is called 'vnet'; there are: triagenet, "),
+        ('[network]\nname = "vgg16"\nbase_width = 8', r"\[network\] unknown key 'base_width'; known: in_channels"),
+        ('[network]\nname = "vgg16"', "a grid of (112|144) px; write a multiple of 32"),
     ],
 )
 def test_a_wrong_experiment_file_is_told_what_is_wrong(tmp_path: Path, line: str, complaint: str) -> None:

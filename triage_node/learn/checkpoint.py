@@ -10,10 +10,10 @@ from typing import Final
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from triage_node.errors import ConfigError
-from triage_node.networks import TriageNet, TriageNetConfig
+from triage_node.networks import NetworkConfig, network_of
 
 CHECKPOINT: Final = "checkpoint.safetensors"
 BEST: Final = "best.safetensors"
@@ -25,8 +25,8 @@ NEVER: Final = float("inf")
 class State:
     """All that changes in a run, besides the scores of the pool."""
 
-    network: TriageNet
-    averaged: TriageNet
+    network: nn.Module
+    averaged: nn.Module
     optimizer: torch.optim.AdamW
     step: int = 0
     best_loss: float = NEVER
@@ -74,11 +74,11 @@ def load_start(path: Path, state: State) -> None:
         _load(network, weights, path)
 
 
-def averaged_network(run: Path, config: TriageNetConfig) -> tuple[TriageNet, int]:
+def averaged_network(run: Path, config: NetworkConfig) -> tuple[nn.Module, int]:
     """The averaged network of the best validation of a run, else of its last checkpoint, and its step."""
     path = run / BEST if (run / BEST).exists() else run / CHECKPOINT
     tensors, told = _read(path)
-    network = TriageNet(config)
+    network = network_of(config)
     _load(network, _below(tensors, "ema."), path)
     return network.eval(), int(told["step"])
 
@@ -102,7 +102,7 @@ def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
-def _load(network: TriageNet, weights: Mapping[str, Tensor], path: Path) -> None:
+def _load(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
     try:
         network.load_state_dict(dict(weights))
     except RuntimeError as error:

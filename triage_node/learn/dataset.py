@@ -3,7 +3,9 @@
 A shard is a folder `shard-<number>` with hu.npy (slices, size, size) int16 HU, truth.npy uint8 labels, depth.npy uint8,
 the depth below the inner table in units of DEPTH_UNIT_MM (0: not inside the skull), and meta.npy (slices, 3) float32:
 number of the head, position along the normal in mm, and 1 or 0 where its subdural blood is chronic or not (else nan).
-It appears by one rename. Every head is a new seed: none is rendered twice, and the seeds of evaluation lie apart.
+Data from elsewhere may have labels.npy beside them: (slices, 6) float32 of CLASSES in slices without a mask: 1, 0, or
+nan for not known; all nan in slices whose truth is a mask. A shard appears by one rename. Every simulated head is a new
+seed: none is rendered twice, and the seeds of evaluation lie apart.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import Final
 import numpy as np
 from tqdm import tqdm
 
-from triage_node.domain import SUBTYPES, Float32Array, Int16Array, UInt8Array, Volume
+from triage_node.domain import CLASSES, SUBTYPES, Float32Array, Int16Array, UInt8Array, Volume
 from triage_node.simulate import SimulatedHead, SliceGeometry, axial_geometry, simulate_head
 from triage_node.simulate.lesions import random_combination
 from triage_node.simulate.template import load_template
@@ -27,6 +29,8 @@ from triage_node.transforms import Grid, Placement, place_grid, resampling_matri
 STORED_GRID: Final = Grid(size_px=176, spacing_mm=1.25)
 """Finer and wider than the grid of training, which turns, shifts and scales it at every pass."""
 DEPTH_UNIT_MM: Final = 0.2
+UNKNOWN_KIND: Final = 1 + len(SUBTYPES)
+"""Label of blood whose subtype is not known."""
 _HEADS_PER_SHARD: Final = 8
 _RENDERED_PX: Final = 208
 _SHARE_WITHOUT_BLOOD: Final = 0.4
@@ -35,6 +39,7 @@ _SEVERAL: Final = 0.3
 _WITH_TEMPLATE: Final = 0.75
 """Of the heads; the others have procedural folds, which differ more from head to head."""
 _ARRAYS: Final = ("hu", "truth", "depth", "meta")
+_LABELS: Final = "labels.npy"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +50,7 @@ class Slices:
     truth: UInt8Array
     depth: UInt8Array
     meta: Float32Array
+    labels: Float32Array
 
 
 # ---------------------------------------------------------------- heads
@@ -122,7 +128,12 @@ def stored_slices(volume: Volume, head: SimulatedHead, *, number: int = 0) -> Sl
         truth=labels,
         depth=np.clip(np.ceil(depth / DEPTH_UNIT_MM), 0, 255).astype(np.uint8),
         meta=_meta(volume, number, head.chronic),
+        labels=_all_masked(len(hu)),
     )
+
+
+def _all_masked(slices: int) -> Float32Array:
+    return np.full((slices, len(CLASSES)), np.nan, np.float32)
 
 
 def _resampled(images: Float32Array, placement: Placement) -> Float32Array:
@@ -172,13 +183,14 @@ def shard_paths(folder: Path) -> list[Path]:
 def open_shard(path: Path) -> Slices:
     """One shard, memory-mapped."""
     hu, truth, depth, meta = (np.load(path / f"{name}.npy", mmap_mode="r") for name in _ARRAYS)
-    return Slices(hu=hu, truth=truth, depth=depth, meta=meta)
+    labels = np.load(path / _LABELS) if (path / _LABELS).exists() else _all_masked(len(meta))
+    return Slices(hu=hu, truth=truth, depth=depth, meta=meta, labels=labels)
 
 
 def label_areas_mm2(truths: UInt8Array, spacing_mm: float) -> Float32Array:
-    """(slices, 5) float32: area of each subtype in each slice."""
-    areas = [[np.count_nonzero(truth == label) for label in range(1, 1 + len(SUBTYPES))] for truth in truths]
-    return (np.array(areas, np.float32).reshape(-1, len(SUBTYPES)) * spacing_mm**2).astype(np.float32)
+    """(slices, 6) float32: area of each subtype in each slice, and of blood of unknown kind."""
+    areas = [[np.count_nonzero(truth == label) for label in range(1, 1 + UNKNOWN_KIND)] for truth in truths]
+    return (np.array(areas, np.float32).reshape(-1, UNKNOWN_KIND) * spacing_mm**2).astype(np.float32)
 
 
 def _stored_head(seed: int, number: int) -> Slices:

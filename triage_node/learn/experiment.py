@@ -12,7 +12,7 @@ from triage_node.errors import ConfigError
 from triage_node.learn.augment import AugmentConfig
 from triage_node.learn.losses import LossWeights
 from triage_node.learn.pool import PoolConfig
-from triage_node.networks import TriageNetConfig
+from triage_node.networks import NetworkConfig, TriageNetConfig, network_type
 from triage_node.transforms import Grid
 
 
@@ -48,7 +48,8 @@ class TrainConfig:
     validation_batches: int = 12
     patience: int = 8
     """Validations on the fine grid without a better loss, after which training ends."""
-    network: TriageNetConfig = field(default_factory=TriageNetConfig)
+    network: NetworkConfig = field(default_factory=TriageNetConfig)
+    """[network] name is one of networks.NETWORKS (default: triagenet); its other keys are the choices of that one."""
     pool: PoolConfig = field(default_factory=PoolConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     losses: LossWeights = field(default_factory=LossWeights)
@@ -67,7 +68,7 @@ def read_config(path: Path) -> TrainConfig:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: is not valid TOML ({error})") from error
     config: TrainConfig = _built(TrainConfig, values, path, "")
-    for grid in (config.coarse_grid, config.grid):
+    for grid in {config.grid_at(0), config.grid_at(config.steps)}:
         if grid.size_px % config.network.multiple_px:
             raise ConfigError(f"{path}: a grid of {grid.size_px} px; write a multiple of {config.network.multiple_px}")
     return config
@@ -87,6 +88,17 @@ def _built(kind: type, values: Mapping[str, Any], path: Path, table: str) -> Any
     return kind(**{key: _value(hints[key], value, path, f"{table}.{key}".strip(".")) for key, value in values.items()})
 
 
+def _network(values: Mapping[str, Any], path: Path) -> NetworkConfig:
+    choices = dict(values)
+    name = choices.pop("name", "triagenet")
+    try:
+        kind = network_type(name)
+    except ValueError as error:
+        raise ConfigError(f"{path}: [network] {error}") from error
+    network: NetworkConfig = _built(kind, choices, path, "network")
+    return network
+
+
 def _required(kind: type) -> set[str]:
     from dataclasses import MISSING
 
@@ -95,11 +107,15 @@ def _required(kind: type) -> set[str]:
 
 def _value(hint: Any, value: Any, path: Path, key: str) -> Any:
     """A TOML value as the field wants it."""
+    if hint == NetworkConfig and isinstance(value, dict):
+        return _network(value, path)
     if is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict):
         return _built(hint, value, path, key)
     wanted = (hint, *get_args(hint))
     if Path in wanted and isinstance(value, str):
         return path.parent / value
+    if isinstance(value, list) and get_args(hint)[-1:] == (Ellipsis,):
+        return tuple(_value(get_args(hint)[0], item, path, key) for item in value)
     if isinstance(value, list):
         numbers = tuple(float(item) for item in value if isinstance(item, int | float))
         if len(numbers) == len(value) == len(get_args(hint)):

@@ -1,9 +1,13 @@
-"""What is made small: one loss for each head of TriageNet, and how surely blood was seen, for mining."""
+"""What is made small, one loss for each head of a network; and how surely blood was seen, for mining.
+
+The flagship has TriageLogits, the networks of the comparison have Logits, of which each fills what it has. Slices
+without a mask teach what their labels say of them, and nothing about pixels.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,76 +15,182 @@ from torch.nn import functional
 
 from triage_node.domain import SUBTYPES
 from triage_node.learn.augment import Views
-from triage_node.learn.pool import slice_targets
+from triage_node.learn.box_loss import box_loss
+from triage_node.learn.pool import Known, slice_targets
+from triage_node.networks.findings import Logits
 from triage_node.networks.triagenet import EXTRA_AXIAL, INTRA_AXIAL, TriageLogits, pixel_probabilities
 from triage_node.transforms import Grid
 
-CLASS_WEIGHTS: Final = {
-    "epidural": 3.0,
-    "intraparenchymal": 3.0,
-    "intraventricular": 2.5,
-    "subarachnoid": 4.0,
-    "subdural": 4.0,
-}
-"""Cross-entropy weights beside 1 for none; ventricular blood at 5 swallowed parenchymal blood (measured)."""
 _BAND_MM: Final = 4.0
 """The extra head learns inside the skull and so far outside it; beyond, the intracranial channel rules it out."""
 _SUBDURAL: Final = SUBTYPES.index("subdural")
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClassWeights:
+    """Of the cross-entropy of pixels, beside 1 for none; ventricular blood at 5 swallowed parenchymal blood
+    (measured)."""
+
+    epidural: float = 3.0
+    intraparenchymal: float = 3.0
+    intraventricular: float = 2.5
+    subarachnoid: float = 4.0
+    subdural: float = 4.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class LossWeights:
-    """What each loss counts in the sum, by its name in `losses`."""
+    """What each loss counts in the sum, by its name in `losses`; and how some of them count."""
 
     intra: float = 1.0
     extra: float = 1.0
+    pixels: float = 1.0
+    """Of the networks of the comparison, in place of intra and extra."""
     dice: float = 0.5
     foreground: float = 0.5
     slices: float = 0.75
+    boxes: float = 1.0
     intracranial: float = 0.2
     chronic: float = 0.2
+    class_weights: ClassWeights = field(default_factory=ClassWeights)
+    focal_gamma: float = 0.0
+    """Of pixels and slices: what is sure already counts (1 - p)^gamma (Lin et al. 2017); 0 for plain cross-entropy."""
+    miss_cost: float = 1.0
+    """Of a slice: what a missed class costs, beside 1 for a false alarm."""
 
 
-def losses(logits: TriageLogits, views: Views, chronic: Tensor, grid: Grid) -> dict[str, Tensor]:
-    """Each loss by the name of its weight. `chronic`: (n,) 1, 0, or nan where the head has no subdural blood."""
-    truth = views.truth
-    inside = (views.depth_mm > 0) | (truth > 0)
-    band_px = round(_BAND_MM / grid.spacing_mm)
-    near = functional.max_pool2d(inside.float().unsqueeze(1), 2 * band_px + 1, stride=1, padding=band_px)[:, 0]
-    probabilities = pixel_probabilities(logits.intra, logits.extra, logits.intracranial)
-    one_hot = functional.one_hot(truth, 1 + len(SUBTYPES)).movedim(-1, 1).float()
-    targets, said = slice_targets(truth, grid.spacing_mm)
-    return {
-        "intra": _cross_entropy(logits.intra, truth, INTRA_AXIAL, torch.ones_like(near)),
-        "extra": _cross_entropy(logits.extra, truth, EXTRA_AXIAL, near),
-        "dice": _dice_loss(probabilities[:, 1:], one_hot[:, 1:]),
-        "foreground": _dice_loss(1 - probabilities[:, :1], 1 - one_hot[:, :1]),
-        "slices": functional.binary_cross_entropy_with_logits(logits.slices, targets, weight=said),
-        "intracranial": functional.binary_cross_entropy_with_logits(logits.intracranial, inside.float()),
-        "chronic": _chronic_loss(logits.chronic, chronic, targets[:, 1 + _SUBDURAL]),
-    }
+AnyLogits = TriageLogits | Logits
+
+
+def losses(logits: AnyLogits, views: Views, known: Known, grid: Grid, weights: LossWeights) -> dict[str, Tensor]:
+    """Each loss by the name of its weight."""
+    truth = _truth(views, known, grid)
+    if isinstance(logits, TriageLogits):
+        return _of_flagship(logits, truth, grid, weights)
+    return _of_compared(logits, truth, weights)
 
 
 def total(parts: dict[str, Tensor], weights: LossWeights) -> Tensor:
     """The weighted sum."""
-    return torch.stack([weight * parts[name] for name, weight in asdict(weights).items()]).sum()
+    return torch.stack([getattr(weights, name) * loss for name, loss in parts.items()]).sum()
 
 
 @torch.no_grad()
-def blood_seen(logits: TriageLogits) -> Tensor:
-    """(n,): the highest probability of any blood in each image, over 3 x 3 pixels."""
-    background = pixel_probabilities(logits.intra, logits.extra, logits.intracranial)[:, :1]
+def blood_seen(logits: AnyLogits) -> Tensor:
+    """(n,): the highest probability of any blood in each image, over 3 x 3 pixels; else what is said of the slice."""
+    if isinstance(logits, TriageLogits):
+        background = pixel_probabilities(logits.intra, logits.extra, logits.intracranial)[:, :1]
+    elif logits.pixels is not None:
+        background = torch.softmax(logits.pixels, dim=1)[:, :1]
+    else:
+        return torch.sigmoid(logits.slices[:, 0])
     return functional.avg_pool2d(1 - background, 3, stride=1).amax(dim=(1, 2, 3))
 
 
-def _cross_entropy(logits: Tensor, truth: Tensor, classes: tuple[str, ...], where: Tensor) -> Tensor:
+# ---------------------------------------------------------------- the truth
+
+
+class _Truth(NamedTuple):
+    """What n images are compared with."""
+
+    labels: Tensor
+    """(n, size, size) int64; blood of unknown kind counts as none."""
+    told: Tensor
+    """(n, size, size) float32: 1 where a mask tells which blood it is or that it is none."""
+    blood: Tensor
+    """(n, 1, size, size) float32: blood of any kind."""
+    masked: Tensor
+    """(n, 1, 1, 1) float32: 1 where there is a mask."""
+    inside: Tensor
+    """(n, size, size) bool: within the skull."""
+    slices: Tensor
+    """(n, 6) float32: CLASSES."""
+    said: Tensor
+    """(n, 6) float32: 1 where that is known."""
+    chronic: Tensor
+
+
+def _truth(views: Views, known: Known, grid: Grid) -> _Truth:
+    masked = known.labels.isnan().all(dim=1)
+    unknown_kind = views.truth > len(SUBTYPES)
+    seen, sayable = slice_targets(views.truth, grid.spacing_mm)
+    return _Truth(
+        labels=torch.where(unknown_kind, 0, views.truth),
+        told=(~unknown_kind & masked.view(-1, 1, 1)).float(),
+        blood=(views.truth > 0).float().unsqueeze(1),
+        masked=masked.float().view(-1, 1, 1, 1),
+        inside=(views.depth_mm > 0) | (views.truth > 0),
+        slices=torch.where(masked.unsqueeze(1), seen, known.labels.nan_to_num()),
+        said=torch.where(masked.unsqueeze(1), sayable, (~known.labels.isnan()).float()),
+        chronic=known.chronic,
+    )
+
+
+# ---------------------------------------------------------------- networks
+
+
+def _of_flagship(logits: TriageLogits, truth: _Truth, grid: Grid, weights: LossWeights) -> dict[str, Tensor]:
+    band_px = round(_BAND_MM / grid.spacing_mm)
+    wide = functional.max_pool2d(truth.inside.float().unsqueeze(1), 2 * band_px + 1, stride=1, padding=band_px)[:, 0]
+    probabilities = pixel_probabilities(logits.intra, logits.extra, logits.intracranial)
+    return {
+        "intra": _cross_entropy(logits.intra, truth, INTRA_AXIAL, truth.told, weights),
+        "extra": _cross_entropy(logits.extra, truth, EXTRA_AXIAL, truth.told * wide, weights),
+        **_dice_losses(probabilities, truth),
+        "slices": _slice_loss(logits.slices, truth, weights),
+        "intracranial": functional.binary_cross_entropy_with_logits(logits.intracranial, truth.inside.float()),
+        "chronic": _chronic_loss(logits.chronic, truth),
+    }
+
+
+def _of_compared(logits: Logits, truth: _Truth, weights: LossWeights) -> dict[str, Tensor]:
+    parts = {"slices": _slice_loss(logits.slices, truth, weights)}
+    if logits.pixels is not None:
+        parts["pixels"] = _cross_entropy(logits.pixels, truth, SUBTYPES, truth.told, weights)
+        parts |= _dice_losses(torch.softmax(logits.pixels, dim=1), truth)
+    if logits.chronic is not None:
+        parts["chronic"] = _chronic_loss(logits.chronic, truth)
+    if logits.boxes is not None:
+        parts["boxes"] = box_loss(logits.boxes, truth.labels, truth.told.amin(dim=(1, 2)))
+    return parts
+
+
+# ---------------------------------------------------------------- heads
+
+
+def _cross_entropy(
+    logits: Tensor, truth: _Truth, classes: tuple[str, ...], where: Tensor, weights: LossWeights
+) -> Tensor:
     """Of one head, whose class 0 is everything but `classes`; the mean over `where` by the weights of the classes."""
     own = [0] + [1 + classes.index(name) if name in classes else 0 for name in SUBTYPES]
-    weights = torch.tensor([1.0] + [CLASS_WEIGHTS[name] for name in classes], device=truth.device)
-    target = torch.tensor(own, device=truth.device)[truth]
-    counted = where * weights[target]
+    counts = [1.0] + [getattr(weights.class_weights, name) for name in classes]
+    target = torch.tensor(own, device=logits.device)[truth.labels]
+    counted = where * torch.tensor(counts, device=logits.device)[target]
     each = functional.cross_entropy(logits, target, reduction="none")
-    return (each * counted).sum() / counted.sum().clamp(min=1.0)
+    return (_focal(each, weights) * counted).sum() / counted.sum().clamp(min=1.0)
+
+
+def _slice_loss(logits: Tensor, truth: _Truth, weights: LossWeights) -> Tensor:
+    cost = 1 + (weights.miss_cost - 1) * truth.slices
+    each = functional.binary_cross_entropy_with_logits(logits, truth.slices, reduction="none")
+    return (_focal(each, weights) * cost * truth.said).mean()
+
+
+def _focal(entropy: Tensor, weights: LossWeights) -> Tensor:
+    """exp(-entropy) is the probability of the truth."""
+    if not weights.focal_gamma:
+        return entropy
+    return entropy * (1 - torch.exp(-entropy)) ** weights.focal_gamma
+
+
+def _dice_losses(probabilities: Tensor, truth: _Truth) -> dict[str, Tensor]:
+    """Of the subtypes, where they are told, and of any blood; of slices with a mask."""
+    one_hot = functional.one_hot(truth.labels, 1 + len(SUBTYPES)).movedim(-1, 1).float()
+    told = truth.told.unsqueeze(1)
+    return {
+        "dice": _dice_loss(probabilities[:, 1:] * told, one_hot[:, 1:] * told),
+        "foreground": _dice_loss((1 - probabilities[:, :1]) * truth.masked, truth.blood * truth.masked),
+    }
 
 
 def _dice_loss(probabilities: Tensor, truth: Tensor) -> Tensor:
@@ -92,8 +202,8 @@ def _dice_loss(probabilities: Tensor, truth: Tensor) -> Tensor:
     return ((1 - dice) * present).sum() / present.sum().clamp(min=1)
 
 
-def _chronic_loss(logits: Tensor, chronic: Tensor, subdural: Tensor) -> Tensor:
+def _chronic_loss(logits: Tensor, truth: _Truth) -> Tensor:
     """Only where the slice shows subdural blood of known age."""
-    known = subdural * (~chronic.isnan())
-    each = functional.binary_cross_entropy_with_logits(logits, chronic.nan_to_num(), reduction="none")
+    known = truth.slices[:, 1 + _SUBDURAL] * (~truth.chronic.isnan())
+    each = functional.binary_cross_entropy_with_logits(logits, truth.chronic.nan_to_num(), reduction="none")
     return (each * known).sum() / known.sum().clamp(min=1.0)

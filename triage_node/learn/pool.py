@@ -7,23 +7,25 @@ the negatives is drawn from those that were worst.
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from triage_node.domain import SUBTYPES, Float32Array
+from triage_node.domain import CLASSES, SUBTYPES, Float32Array
 from triage_node.errors import ConfigError
 from triage_node.learn.dataset import DEPTH_UNIT_MM, STORED_GRID, label_areas_mm2, open_shard, shard_paths
 from triage_node.transforms import Stack, neighbour_indices
 
 PRESENT_MM2: Final = 20.0
 """A subtype counts as present in a slice from this area on; between 0 and this the slice says nothing about it."""
+_KINDS: Final = (*SUBTYPES, "of unknown kind")
 _TIE: Final = 1e-6
 _KEPT_SCORE: Final = 0.5
 """Of the score so far, when a slice is scored again."""
@@ -39,6 +41,18 @@ class PoolConfig:
     """Of those without blood, drawn from the hardest."""
     hardest: float = 0.05
     """The share of all slices without blood that counts as the hardest."""
+    bag: int = 0
+    """From 1 on: a bag of heads, each drawn as often as chance has it, other heads in every bag (bagging: Breiman
+    1996, with the Poisson weights of Oza 2005); 0 for all heads once."""
+
+
+class Known(NamedTuple):
+    """What is known of n slices besides the labels of their pixels."""
+
+    chronic: Tensor
+    """(n,) float32: 1 where the subdural blood of the head is chronic, 0 acute, nan where it has none."""
+    labels: Tensor
+    """(n, 6) float32 of CLASSES in slices without a mask: 1, 0, or nan for not known. All nan where there is one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +67,7 @@ class Drawn:
     """(n, 3, size, size) uint8 labels."""
     depth_mm: Tensor
     """(n, 3, size, size) float32, below the inner table; 0 outside the skull."""
-    chronic: Tensor
-    """(n,) float32: 1 where the subdural blood of the head is chronic, 0 acute, nan where it has none."""
+    known: Known
 
 
 class SlicePool:
@@ -90,9 +103,18 @@ class SlicePool:
         self._scores = np.concatenate([shard.scores for shard in joined])
         for shard, end in zip(shards, np.cumsum(lengths), strict=True):
             shard.scores = self._scores[end - len(shard.scores) : end]  # a view: what is noted here is kept there
-        areas = np.concatenate([shard.areas_mm2 for shard in joined])
-        self._positive = [np.flatnonzero(column >= PRESENT_MM2) for column in areas.T]
-        self._negative = np.flatnonzero(areas.sum(axis=1) == 0)
+        self._labels = np.concatenate([shard.labels for shard in joined])
+        self._group(np.concatenate([shard.areas_mm2 for shard in joined]), np.concatenate([s.heads for s in joined]))
+
+    def _group(self, areas: Float32Array, heads: NDArray[np.int64]) -> None:
+        """By kind of blood and without blood: as the mask says or, where there is none, the labels."""
+        often = _bagged(heads, self._config.bag)
+        told = np.nan_to_num(self._labels)
+        present = np.concatenate([told[:, 1:] > 0, np.zeros((len(told), 1), bool)], axis=1) | (areas >= PRESENT_MM2)
+        present[:, -1] |= (told[:, 0] > 0) & ~present.any(axis=1)
+        self._positive = [np.repeat(np.flatnonzero(kind), often[kind]) for kind in present.T]
+        none = np.where(np.isnan(self._labels).all(axis=1), areas.sum(axis=1) == 0, self._labels[:, 0] == 0)
+        self._negative = np.repeat(np.flatnonzero(none), often[none])
 
     def draw(self, rng: np.random.Generator, count: int) -> Drawn:
         """A batch of `count` slices."""
@@ -105,7 +127,7 @@ class SlicePool:
             hu=torch.from_numpy(hu.astype(np.float32)),
             truth=torch.from_numpy(truth),
             depth_mm=torch.from_numpy(depth.astype(np.float32) * np.float32(DEPTH_UNIT_MM)),
-            chronic=torch.from_numpy(self._chronic[places]),
+            known=Known(chronic=torch.from_numpy(self._chronic[places]), labels=torch.from_numpy(self._labels[places])),
         )
 
     def note(self, places: NDArray[np.int64], seen: Float32Array) -> None:
@@ -124,7 +146,7 @@ class SlicePool:
 
     def present(self) -> dict[str, int]:
         """Slices by subtype, for the run record."""
-        return {name: len(places) for name, places in zip(SUBTYPES, self._positive, strict=True)}
+        return {name: len(places) for name, places in zip(_KINDS, self._positive, strict=True)}
 
     def listing_sha256(self) -> str:
         """Of the names of the shards and how many slices each holds, for the run record."""
@@ -173,11 +195,25 @@ def neighbours(heads: NDArray[np.floating], positions_mm: NDArray[np.floating]) 
     return found
 
 
+def _bagged(heads: NDArray[np.int64], bag: int) -> NDArray[np.int64]:
+    """(slices,): how often each slice is in the bag; slices of one head alike, whatever other heads there are."""
+    if not bag:
+        return np.ones(len(heads), np.int64)
+    found, of_head = np.unique(heads, return_inverse=True)
+    often = np.array([np.random.default_rng((bag, int(head))).poisson(1.0) for head in found], np.int64)
+    return often[of_head]
+
+
 def slice_targets(truth: Tensor, spacing_mm: float) -> tuple[Tensor, Tensor]:
-    """(batch, size, size) labels to (batch, 6) targets of CLASSES and (batch, 6) weights, 0 where too small to say."""
-    areas = torch.stack([(truth == label).sum(dim=(1, 2)) for label in range(1, 1 + len(SUBTYPES))], dim=1)
-    areas = torch.cat([areas.sum(dim=1, keepdim=True), areas], dim=1) * spacing_mm**2
-    return (areas >= PRESENT_MM2).float(), ((areas == 0) | (areas >= PRESENT_MM2)).float()
+    """(batch, size, size) labels to (batch, 6) targets of CLASSES and (batch, 6) weights, 0 where too small to say.
+
+    Where blood of unknown kind is, no subtype can be ruled out.
+    """
+    kinds = [(truth == label).sum(dim=(1, 2)) for label in range(1, 1 + len(SUBTYPES))]
+    areas = torch.stack([(truth > 0).sum(dim=(1, 2)), *kinds], dim=1) * spacing_mm**2
+    present = areas >= PRESENT_MM2
+    ruled_out = (areas == 0) & ~(truth > len(SUBTYPES)).any(dim=2).any(dim=1, keepdim=True)
+    return present.float(), (present | ruled_out).float()
 
 
 @dataclass(kw_only=True)
@@ -186,15 +222,26 @@ class _Shard:
 
     path: Path
     areas_mm2: Float32Array
+    """(slices, 6): of SUBTYPES, and of blood of unknown kind."""
     neighbours: NDArray[np.int64]
+    heads: NDArray[np.int64]
+    """(slices,): a number that no head of another shard has."""
+    labels: Float32Array
     chronic: Float32Array
     scores: Float32Array
 
     @classmethod
     def empty(cls, path: Path) -> _Shard:
         none = np.zeros(0, np.float32)
-        areas_mm2 = np.zeros((0, len(SUBTYPES)), np.float32)
-        return cls(path=path, areas_mm2=areas_mm2, neighbours=np.zeros((0, 2), np.int64), chronic=none, scores=none)
+        return cls(
+            path=path,
+            areas_mm2=np.zeros((0, len(_KINDS)), np.float32),
+            neighbours=np.zeros((0, 2), np.int64),
+            heads=np.zeros(0, np.int64),
+            labels=np.zeros((0, len(CLASSES)), np.float32),
+            chronic=none,
+            scores=none,
+        )
 
 
 def _read_shard(path: Path) -> _Shard:
@@ -207,6 +254,8 @@ def _read_shard(path: Path) -> _Shard:
         path=path,
         areas_mm2=label_areas_mm2(slices.truth, STORED_GRID.spacing_mm),
         neighbours=neighbours(heads, positions_mm),
+        heads=(zlib.crc32(path.name.encode()) << 16) + heads.astype(np.int64),
+        labels=slices.labels,
         chronic=chronic,
         scores=np.zeros(len(heads), np.float32),
     )

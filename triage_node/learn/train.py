@@ -35,11 +35,10 @@ from triage_node.learn.checkpoint import (
 from triage_node.learn.curves import CURVES, draw_curves
 from triage_node.learn.dataset import STORED_GRID
 from triage_node.learn.experiment import TrainConfig
-from triage_node.learn.losses import blood_seen, losses, total
-from triage_node.learn.pool import SlicePool
+from triage_node.learn.losses import AnyLogits, blood_seen, losses, total
+from triage_node.learn.pool import Known, SlicePool
 from triage_node.learn.record import Record
-from triage_node.networks import TriageNet, choose_device, choose_dtype
-from triage_node.networks.triagenet import TriageLogits
+from triage_node.networks import choose_device, choose_dtype, network_of
 
 _CLIP_NORM: Final = 5.0
 _VALIDATION_SEED: Final = 7
@@ -49,7 +48,7 @@ _VALIDATION_SEED: Final = 7
 class Trained:
     """How a call of `train` ended."""
 
-    network: TriageNet
+    network: nn.Module
     """The averaged network."""
     step: int
     reason: str
@@ -120,7 +119,7 @@ class _Run:
         drawn = self._pool.draw(rng, config.batch)
         views = augment(drawn, STORED_GRID, grid, config.augment, seed=int(rng.integers(2**31)))
         logits, views = self._forward(self.state.network.train(), views)
-        parts = losses(logits, views, drawn.chronic.to(self._device), grid)
+        parts = losses(logits, views, self._known(drawn.known), grid, config.losses)
         whole = total(parts, config.losses)
         _check_finite(float(whole.detach()), step)
         self._descend(whole)
@@ -153,9 +152,13 @@ class _Run:
             self.keep()
             self._pool.refresh()
 
-    def _forward(self, network: TriageNet, views: Views) -> tuple[TriageLogits, Views]:
-        """On the device; the logits are float32."""
-        images = views.images.to(self._device, memory_format=torch.channels_last)
+    def _known(self, known: Known) -> Known:
+        return Known(chronic=known.chronic.to(self._device), labels=known.labels.to(self._device))
+
+    def _forward(self, network: nn.Module, views: Views) -> tuple[AnyLogits, Views]:
+        """On the device; the logits are float32. A network without neighbours gets the windows alone."""
+        shown = views.images[:, : self._config.network.in_channels]
+        images = shown.to(self._device, memory_format=torch.channels_last)
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
             logits = network(images)
         return logits, Views(
@@ -181,7 +184,7 @@ class _Run:
             drawn = held_out.draw(np.random.default_rng((_VALIDATION_SEED, number)), config.batch)
             views = augment(drawn, STORED_GRID, grid, config.augment, seed=number)
             logits, views = self._forward(network, views)
-            parts = losses(logits, views, drawn.chronic.to(self._device), grid)
+            parts = losses(logits, views, self._known(drawn.known), grid, config.losses)
             told.append(_told(total(parts, config.losses), parts))
         means = {name: float(np.mean([each[name] for each in told])) for name in told[0]}
         self._record.note_validation(self.state.step, grid.size_px, means)
@@ -215,7 +218,7 @@ def _schedule(step: int, config: TrainConfig) -> float:
 
 
 @torch.no_grad()
-def _average(averaged: TriageNet, network: TriageNet, keep: float) -> None:
+def _average(averaged: nn.Module, network: nn.Module, keep: float) -> None:
     """Exponential moving average of weights and of batch-norm statistics."""
     for kept, new in zip(averaged.state_dict().values(), network.state_dict().values(), strict=True):
         if kept.is_floating_point():
@@ -225,7 +228,7 @@ def _average(averaged: TriageNet, network: TriageNet, keep: float) -> None:
 
 
 def _fresh_state(config: TrainConfig, device: torch.device) -> State:
-    network, averaged = TriageNet(config.network), TriageNet(config.network)
+    network, averaged = network_of(config.network), network_of(config.network)
     averaged.load_state_dict(network.state_dict())
     network, averaged = (each.to(device, memory_format=torch.channels_last) for each in (network, averaged))  # type: ignore[call-overload]
     decayed = [parameter for parameter in network.parameters() if parameter.ndim > 1]

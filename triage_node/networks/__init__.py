@@ -50,6 +50,8 @@ __all__ = [
     "choose_dtype",
     "network_config",
     "network_name",
+    "network_of",
+    "network_type",
 ]
 
 
@@ -91,15 +93,24 @@ NETWORKS: Final = tuple(_NETWORKS)
 
 def build_network(name: str, config: Mapping[str, Any]) -> nn.Module:
     """The network that a bundle names, untrained. ValueError for an unknown name, TypeError for an unknown choice."""
-    choices = network_config(name, config)
-    return _NETWORKS[name].network(choices)
+    return network_of(network_config(name, config))
+
+
+def network_of(config: NetworkConfig) -> nn.Module:
+    """The untrained network with these choices."""
+    return _NETWORKS[network_name(config)].network(config)
 
 
 def network_config(name: str, config: Mapping[str, Any]) -> NetworkConfig:
     """The choices that a bundle writes down. ValueError for an unknown name, TypeError for an unknown choice."""
+    return network_type(name)(**config)
+
+
+def network_type(name: str) -> type[NetworkConfig]:
+    """Of its choices. ValueError for an unknown name."""
     if name not in _NETWORKS:
         raise ValueError(f"no network is called {name!r}; there are: {', '.join(_NETWORKS)}")
-    return _NETWORKS[name].config(**config)
+    return _NETWORKS[name].config
 
 
 def network_name(config: NetworkConfig) -> str:
