@@ -225,6 +225,22 @@ def _train(parsed: argparse.Namespace) -> int:
     return 130 if ended.interrupted else 0
 
 
+def _bundle(parsed: argparse.Namespace) -> int:
+    from triage_node.learn.bundling import make_bundle
+    from triage_node.learn.evaluation.shards import iterate_shards
+    from triage_node.learn.experiment import read_config
+
+    config = read_config(parsed.experiment)
+    tuning = parsed.tuning or config.validation
+    if tuning is None:
+        raise UsageError("the experiment has no validation shards; name shards to calibrate on with --tuning DIR")
+    make_bundle(
+        config, parsed.out, version=parsed.bundle_version, tuning=iterate_shards(tuning), told_of=parsed.tuning_origin
+    )
+    print(f"bundle in {parsed.out}; look at it with: triage-node models {parsed.out}")
+    return 0
+
+
 def _config(_parsed: argparse.Namespace) -> int:
     print(configuration.reference(), end="")
     return 0
@@ -359,7 +375,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate = command(
         "evaluate", _evaluate, "what a bundle is worth on labelled pictures or series (docs/evaluation.md)"
     )
-    evaluate.add_argument("--dataset", choices=["images", "volumes", "simulated"], required=True)
+    evaluate.add_argument("--dataset", choices=["images", "volumes", "simulated", "shards"], required=True)
     evaluate.add_argument("--root", type=Path, required=True, metavar="DIR", help="simulated: kept heads, made once")
     evaluate.add_argument("--labels", type=Path, metavar="CSV", help="columns file, any and, where known, subtypes")
     evaluate.add_argument("--mask-labels", metavar="1=NAME,...", help="what the labels of masks mean; default: our own")
@@ -383,6 +399,12 @@ def parser() -> argparse.ArgumentParser:
 
     train = command("train", _train, "train a network as a TOML file says, or go on training; needs the train extra")
     train.add_argument("experiment", type=Path, metavar="CONFIG", help="for example models/default.train.toml")
+    bundle = command("bundle", _bundle, "make a bundle of a trained network, calibrated on heads that it never saw")
+    bundle.add_argument("experiment", type=Path, metavar="CONFIG", help="the file that it was trained by")
+    bundle.add_argument("out", type=Path, metavar="DIR", help="its name becomes the name of the bundle")
+    bundle.add_argument("--tuning", type=Path, metavar="DIR", help="shards; default: the validation of the experiment")
+    bundle.add_argument("--tuning-origin", default="the validation heads", metavar="TEXT", help="what these heads are")
+    bundle.add_argument("--bundle-version", default="1", metavar="V")
 
     command("config", _config, "print every setting with its default, as TOML")
     return root

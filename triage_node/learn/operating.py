@@ -14,17 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special
 
-from triage_node.domain import CLASSES, SUBTYPES, Float32Array, Float64Array
+from triage_node.domain import CLASSES, OPERATING_POINT, SUBTYPES, Float32Array, Float64Array
 from triage_node.infer.bundle import Bundle, SeriesWeights
 from triage_node.infer.mask import native_mask
 from triage_node.infer.measure import volumes_ml
-from triage_node.infer.predict import Predictor
+from triage_node.infer.predict import Examined, Predictor
 from triage_node.infer.series import calibrated, highest_slices, logit, volume_evidence
 from triage_node.learn.evaluation.heads import Case
 from triage_node.learn.evaluation.overlap import dice, pixel_counts
 from triage_node.learn.export import BundleSettings
-from triage_node.learn.pool import PRESENT_MM2
 
+_BOX_THRESHOLDS: Final = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 _MASK_THRESHOLDS: Final = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 LEAST_ML: Final = 0.5
 """Smaller volumes say nothing of how well volume is measured."""
@@ -44,21 +44,29 @@ class _Seen:
 
     logits: Float32Array
     """(slices, 6) float32."""
-    areas_mm2: Float32Array
-    """(slices, 6) float32."""
+    present: NDArray[np.bool_]
+    """(slices, 6), as in Case; so is `absent`."""
+    absent: NDArray[np.bool_]
     counts: NDArray[np.int64]
-    """(thresholds, 5, 3): pixels in both masks, in the seen one, in the true one."""
+    """(thresholds, 5, 3): pixels in both masks, in the seen one, in the true one; 0 where there is no mask."""
     seen_ml: Float64Array
-    """(thresholds, 6)."""
+    """(thresholds, 6); 0 where there is no mask."""
     true_ml: Float64Array
     """(6,)."""
+    boxes: Float32Array
+    """(slices, 5) float32: of each subtype the highest probability of a box there; 0 where the network draws none."""
 
 
-def choose_settings(predictor: Predictor, tuning: Iterable[Case], settings: BundleSettings) -> BundleSettings:
+def choose_settings(
+    predictor: Predictor, tuning: Iterable[Case], settings: BundleSettings, *, told_of: str
+) -> BundleSettings:
     """`settings` with calibration and thresholds for the network of `predictor`, whose bundle must be uncalibrated.
+
+    `told_of` says for people what the tuning series are.
 
     - Slice logits: logistic regression on whether the slice shows the class (Platt 1999), as if half of them did.
     - Mask threshold of a subtype: of the best Dice over all pixels of all series.
+    - Box threshold: of the best F1, over all slices and subtypes.
     - Series: logistic regression on the highest slice and the volume, each class for itself, as if half had it.
     - Of either, a subtype is made stricter where it would raise false alarms; see fit_classes.
     - Volume interval: the middle 90 % of true over measured volume, where both are at least 0.5 mL.
@@ -74,8 +82,9 @@ def choose_settings(predictor: Predictor, tuning: Iterable[Case], settings: Bund
         mask_min_probability={name: _MASK_THRESHOLDS[index] for name, index in zip(SUBTYPES, chosen, strict=True)},
         series=_series_weights(seen, measured, bundle),
         volume_interval=_volume_intervals(seen, measured),
+        box_min_probability=_best_box_threshold(seen),
         remarks=(
-            f"Chosen on {len(seen)} simulated series apart (learn/test-series.toml); on no real head.",
+            f"Chosen on {len(seen)} series that were kept apart: {told_of}.",
             "Calibrated as if half of the slices, and half of the series, showed the class.",
         ),
     )
@@ -86,20 +95,45 @@ def choose_settings(predictor: Predictor, tuning: Iterable[Case], settings: Bund
 
 def _seen(predictor: Predictor, case: Case) -> _Seen:
     raw = predictor.examine(case.volume)
-    assert raw.pixel_probabilities is not None  # our own networks give masks
-    counts, seen_ml = [], []
-    for threshold in _MASK_THRESHOLDS:
+    counts = np.zeros((len(_MASK_THRESHOLDS), len(SUBTYPES), 3), np.int64)
+    seen_ml = np.zeros((len(_MASK_THRESHOLDS), len(CLASSES)))
+    for index, threshold in enumerate(_MASK_THRESHOLDS):
+        if raw.pixel_probabilities is None:
+            break
         tried = replace(predictor.bundle, mask_min_probability=dict.fromkeys(SUBTYPES, threshold))
         mask = native_mask(raw.pixel_probabilities, raw.placement, case.volume, tried)
-        counts.append([pixel_counts(mask, case.truth, name) for name in SUBTYPES])
-        seen_ml.append([volumes_ml(mask, case.volume)[name] for name in CLASSES])
+        counts[index] = [pixel_counts(mask, case.truth, name) for name in SUBTYPES] if case.segmented else 0
+        seen_ml[index] = [volumes_ml(mask, case.volume)[name] for name in CLASSES]
     return _Seen(
         logits=raw.logits,
-        areas_mm2=case.areas_mm2,
-        counts=np.array(counts, np.int64),
-        seen_ml=np.array(seen_ml),
-        true_ml=np.array([volumes_ml(case.truth, case.volume)[name] for name in CLASSES]),
+        present=case.present,
+        absent=case.absent,
+        counts=counts,
+        seen_ml=seen_ml,
+        true_ml=np.array([case.volumes_ml[name] for name in CLASSES]),
+        boxes=_box_peaks(raw),
     )
+
+
+def _box_peaks(raw: Examined) -> Float32Array:
+    if raw.boxes is None:
+        return np.zeros((len(raw.logits), len(SUBTYPES)), np.float32)
+    peaks: Float32Array = raw.boxes[raw.placement.slab_of, :, 4:].max(axis=1)
+    return peaks
+
+
+def _best_box_threshold(seen: Sequence[_Seen]) -> float:
+    """0.5 where there are no boxes."""
+    peaks = np.concatenate([one.boxes for one in seen])
+    present, absent = (np.concatenate([getattr(one, name)[:, 1:] for one in seen]) for name in ("present", "absent"))
+    if not peaks.any():
+        return OPERATING_POINT
+
+    def f1(least: float) -> float:
+        right, wrong = (int(np.count_nonzero((peaks >= least) & kind)) for kind in (present, absent))
+        return 2 * right / max(1, right + wrong + int(np.count_nonzero(present)))
+
+    return max(_BOX_THRESHOLDS, key=f1)
 
 
 def _best_thresholds(seen: Sequence[_Seen]) -> list[int]:
@@ -120,8 +154,8 @@ def _at_thresholds(seen: _Seen, chosen: Sequence[int]) -> Float64Array:
 
 def _slice_calibration(seen: Sequence[_Seen]) -> dict[str, tuple[float, float]]:
     logits = np.concatenate([one.logits for one in seen]).astype(np.float64)
-    areas = np.concatenate([one.areas_mm2 for one in seen])
-    fitted = fit_classes(logits.T[:, :, None], shown=areas >= PRESENT_MM2, absent=areas == 0, expected=(1.0,))
+    present, absent = (np.concatenate([getattr(one, name) for one in seen]) for name in ("present", "absent"))
+    fitted = fit_classes(logits.T[:, :, None], shown=present, absent=absent, expected=(1.0,))
     return {name: (slope, offset) for name, (slope, offset) in zip(CLASSES, fitted, strict=True)}
 
 
@@ -132,8 +166,8 @@ def _series_weights(
     evidence = np.stack([np.vectorize(logit)(highest), np.vectorize(volume_evidence)(np.array(measured))], axis=-1)
     fitted = fit_classes(
         evidence.swapaxes(0, 1),
-        shown=np.array([(one.areas_mm2 >= PRESENT_MM2).any(axis=0) for one in seen]),
-        absent=np.array([(one.areas_mm2 == 0).all(axis=0) for one in seen]),
+        shown=np.array([one.present.any(axis=0) for one in seen]),
+        absent=np.array([one.absent.all(axis=0) for one in seen]),
         expected=(1.0, 0.5),
     )
     return {

@@ -71,7 +71,8 @@ def release(
     bare = BundleSettings(network=config.network, grid=config.grid, stack=_STACK, chronic=True)
     write_bundle(draft, name=out.name, version="draft", network=network, settings=bare)
     tuning = iterate_simulated(heads, count=tuning_series, tuning=True, settings=series)
-    settings = choose_settings(Predictor(draft), tuning, bare)
+    origin = "simulated ones (learn/test-series.toml), and no real head"
+    settings = choose_settings(Predictor(draft), tuning, bare, told_of=origin)
     write_bundle(draft, name=out.name, version=version, network=network, settings=settings)
 
     predictor, negatives = Predictor(draft), _negatives(real_negatives)

@@ -31,31 +31,60 @@ class Case:
 
     volume: Volume
     truth: UInt8Array
-    """(slices, rows, columns) uint8: 0, or 1 + index in SUBTYPES."""
+    """(slices, rows, columns) uint8: 0, 1 + index in SUBTYPES, or dataset.UNKNOWN_KIND."""
     name: str = ""
     told: tuple[str, ...] = CLASSES
     """The classes that the truth speaks of; labels of a truth that tells only "any" have no subtype."""
     note: str | None = None
     chronic: bool | None = None
     """Whether the subdural blood is chronic; None where there is none, or where nobody knows."""
+    labels: Float32Array | None = None
+    """(slices, 6) float32 of CLASSES: what is known of slices without a mask, which have no truth: 1, 0, or nan for not
+    known; all nan in slices with a mask. None where the truth is of all slices."""
+
+    @property
+    def present(self) -> NDArray[np.bool_]:
+        """(slices, 6) bool: which slices show a class, from PRESENT_MM2 on; or are labelled so."""
+        return self._by_truth(self.areas_mm2 >= PRESENT_MM2, labelled=1.0)
+
+    @property
+    def absent(self) -> NDArray[np.bool_]:
+        """(slices, 6) bool: which slices show nothing of a class; between nothing and PRESENT_MM2 they are neither."""
+        some_kind = np.any(self.truth > len(SUBTYPES), axis=(1, 2))
+        return self._by_truth((self.areas_mm2 == 0) & ~some_kind[:, None], labelled=0.0)
+
+    @property
+    def volumes_ml(self) -> dict[str, float]:
+        """By class of CLASSES, of the truth; blood of unknown kind is in "any" alone."""
+        of_some_kind = volumes_ml((self.truth > 0).astype(np.uint8), self.volume)
+        return volumes_ml(self.truth, self.volume) | {"any": of_some_kind["any"]}
+
+    @property
+    def segmented(self) -> bool:
+        """Whether the truth is of all slices."""
+        return self.labels is None or bool(np.isnan(self.labels).all())
+
+    def _by_truth(self, by_mask: NDArray[np.bool_], *, labelled: float) -> NDArray[np.bool_]:
+        if self.labels is None:
+            return by_mask
+        with_mask = np.isnan(self.labels).all(axis=1, keepdims=True)
+        return np.asarray(np.where(with_mask, by_mask, self.labels == labelled))
 
     @property
     def areas_mm2(self) -> Float32Array:
-        """(slices, 6) float32 in the order of CLASSES."""
+        """(slices, 6) float32 in the order of CLASSES, of the truth."""
         pixel_mm2 = self.volume.pixel_spacing_mm[0] * self.volume.pixel_spacing_mm[1]
         by_label = np.stack([(self.truth == label).sum(axis=(1, 2)) for label in range(1, 1 + len(SUBTYPES))], axis=1)
-        areas = np.concatenate([by_label.sum(axis=1, keepdims=True), by_label], axis=1) * pixel_mm2
+        areas = np.concatenate([(self.truth > 0).sum(axis=(1, 2))[:, None], by_label], axis=1) * pixel_mm2
         return np.asarray(areas, np.float32)
 
 
 def judge_head(prediction: Prediction, case: Case) -> Judgement:
     """What the node says of one head, beside the truth.
 
-    A slice shows a class from PRESENT_MM2 on and a head where one of its slices does; between nothing and that neither
-    is counted.
+    A head shows a class where one of its slices does, and does not where none of them shows anything of it.
     """
-    areas = case.areas_mm2
-    present, absent, told = areas >= PRESENT_MM2, areas == 0, _columns(case.told)
+    present, absent, told = case.present, case.absent, _columns(case.told)
     shown, nowhere = np.any(present, axis=0), np.all(absent, axis=0)
     return Judgement(
         name=case.name,
@@ -131,9 +160,9 @@ def _columns(names: Sequence[str]) -> NDArray[np.bool_]:
 
 def _overlaps(prediction: Prediction, case: Case) -> dict[str, Overlap]:
     """By class that both the bundle and the truth tell of; empty for a bundle without masks."""
-    if prediction.mask is None:
+    if prediction.mask is None or not case.segmented:
         return {}
-    true_ml = volumes_ml(case.truth, case.volume)
+    true_ml = case.volumes_ml
     overlaps = {}
     for name in case.told:
         if (seen_ml := prediction.volumes_ml[name]) is not None:

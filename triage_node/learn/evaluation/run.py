@@ -18,9 +18,10 @@ from triage_node.learn.evaluation.images import judge_pictures
 from triage_node.learn.evaluation.judgement import Failure, Judgement
 from triage_node.learn.evaluation.labels import Label, read_labels
 from triage_node.learn.evaluation.report import summarize
+from triage_node.learn.evaluation.shards import iterate_shards
 from triage_node.learn.evaluation.volumes import OWN_LABELS, find_series, parse_mask_labels, read_case
 
-KINDS = ("images", "volumes", "simulated")
+KINDS = ("images", "volumes", "simulated", "shards")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +118,9 @@ def _judged(predictor: Predictor, case: Case) -> Judgement | Failure:
 def _cases(question: Question, labels: list[Label]) -> Iterator[Case | Failure]:
     if question.kind == "simulated":
         yield from iterate_simulated(question.root, count=question.heads)
+        return
+    if question.kind == "shards":
+        yield from iterate_shards(question.root)
         return
     meaning = parse_mask_labels(question.mask_labels) if question.mask_labels else OWN_LABELS
     for series in tqdm(find_series(question.root), desc="volumes", unit="series"):

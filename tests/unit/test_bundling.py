@@ -1,0 +1,160 @@
+"""From a run of any network to a bundle: it promises what the network gives, and is calibrated on heads kept apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from triage_node import cli
+from triage_node.domain import CLASSES, SUBTYPES
+from triage_node.errors import UsageError
+from triage_node.infer.bundle import load_bundle
+from triage_node.infer.predict import Predictor
+from triage_node.learn.bundling import make_bundle
+from triage_node.learn.checkpoint import BEST
+from triage_node.learn.dataset import STORED_GRID, UNKNOWN_KIND
+from triage_node.learn.evaluation.heads import Case
+from triage_node.learn.evaluation.shards import iterate_shards
+from triage_node.learn.experiment import TrainConfig
+from triage_node.networks import NetworkConfig, TriageNetConfig, network_of
+from triage_node.networks.double_branch import DoubleBranchConfig
+from triage_node.networks.plain_cnn import PlainCnnConfig
+from triage_node.networks.resnet50v2_yolo import ResNet50V2YoloConfig
+from triage_node.transforms import Grid
+
+SUBDURAL = 1 + SUBTYPES.index("subdural")
+SLICES = 5
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four heads of noise; the odd ones have a bright block of subdural blood on two slices."""
+    folder = tmp_path_factory.mktemp("shards")
+    rng = np.random.default_rng(3)
+    size = STORED_GRID.size_px
+    hu = np.full((4 * SLICES, size, size), -1000, np.int16)
+    hu[:, 20:150, 20:150] = rng.normal(35, 8, (4 * SLICES, 130, 130)).astype(np.int16)
+    truth, meta = np.zeros(hu.shape, np.uint8), np.zeros((len(hu), 3), np.float32)
+    for row in range(len(hu)):
+        head, index = divmod(row, SLICES)
+        meta[row] = head, 5.0 * index, 0.0 if head % 2 else np.nan
+        if head % 2 and index in (1, 2):
+            hu[row, 40:90, 30:60], truth[row, 40:90, 30:60] = 75, SUBDURAL
+    shard = folder / "shard-00000"
+    shard.mkdir()
+    for name, array in (("hu", hu), ("truth", truth), ("depth", np.ones_like(truth)), ("meta", meta)):
+        np.save(shard / f"{name}.npy", array)
+    return folder
+
+
+def trained(network: NetworkConfig, shards: Path, run: Path) -> TrainConfig:
+    """As if it had been."""
+    torch.manual_seed(0)
+    run.mkdir()
+    weights = {f"ema.{name}": tensor for name, tensor in network_of(network).state_dict().items()}
+    save_file(weights, run / BEST, {"step": "7"})
+    return TrainConfig(shards=shards, run=run, steps=7, network=network, grid=Grid(size_px=64, spacing_mm=3.4))
+
+
+@pytest.mark.parametrize(
+    ("network", "gives"),
+    [
+        (TriageNetConfig(base_width=4, levels=3, head_width=8), {"mask", "chronic", "neighbours"}),
+        (DoubleBranchConfig(width=4, detector_width=4), {"mask", "chronic"}),
+        (ResNet50V2YoloConfig(width=4), {"boxes"}),
+        (PlainCnnConfig(widths=(4, 4), pooled_px=2, dense_width=4), set()),
+    ],
+)
+def test_a_bundle_promises_what_its_network_gives(
+    network: NetworkConfig, gives: set[str], shards: Path, tmp_path: Path
+) -> None:
+    config = trained(network, shards, tmp_path / "run")
+    made = make_bundle(config, tmp_path / "ours", version="3", tuning=iterate_shards(shards), told_of="noise")
+    bundle = load_bundle(tmp_path / "ours")
+    promised = {"mask": bundle.outputs_mask, "chronic": bundle.outputs_chronic, "boxes": bundle.outputs_boxes}
+    assert {name for name, given in (promised | {"neighbours": bundle.stack.neighbours}).items() if given} == gives
+    assert (bundle.ref.name, bundle.ref.version) == ("ours", "3")
+    assert bundle.calibration["subdural"] == made.calibration["subdural"] != (1.0, 0.0)
+    assert "kept apart: noise." in (tmp_path / "ours" / "bundle.toml").read_text()
+    (case, *_) = iterate_shards(shards, count=1)
+    prediction = Predictor(tmp_path / "ours", "cpu").predict(case.volume)
+    assert (prediction.mask is None) == ("mask" not in gives)
+    assert (prediction.boxes is None) == ("boxes" not in gives)
+    assert (set(prediction.volumes_ml.values()) == {None}) == ("mask" not in gives)
+
+
+def test_the_command_calibrates_on_the_validation_of_the_experiment(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained(PlainCnnConfig(widths=(4, 4), pooled_px=2, dense_width=4), shards, tmp_path / "run")
+    lines = [
+        f'shards = "{shards}"',
+        'run = "run"',
+        "steps = 7",
+        "coarse_share = 0.0",
+        "grid = { size_px = 64, spacing_mm = 3.4 }",
+        "[network]",
+        'name = "plain-cnn"',
+        "widths = [4, 4]",
+        "pooled_px = 2",
+        "dense_width = 4",
+    ]
+    experiment = tmp_path / "a.toml"
+    experiment.write_text("\n".join(lines))
+    assert cli.main(["bundle", str(experiment), str(tmp_path / "ours")]) == 1
+    assert "name shards to calibrate on with --tuning" in capsys.readouterr().err
+    experiment.write_text("\n".join([f'validation = "{shards}"', *lines]))
+    assert cli.main(["bundle", str(experiment), str(tmp_path / "ours")]) == 0
+    assert f"triage-node models {tmp_path / 'ours'}" in capsys.readouterr().out
+    assert load_bundle(tmp_path / "ours").network_name == "plain-cnn"
+
+
+# ---------------------------------------------------------------- heads of shards
+
+
+def test_heads_of_a_shard_are_cases_on_the_stored_grid(shards: Path) -> None:
+    cases = list(iterate_shards(shards))
+    assert [case.name for case in cases] == [f"shard-00000, head {head}" for head in range(4)]
+    bled = [bool(case.present[:, SUBDURAL].any()) for case in cases]
+    assert bled == [False, True, False, True]
+    assert [case.chronic for case in cases] == [None, False, None, False]
+    assert cases[1].volume.positions_mm[:, 2].tolist() == [0, 5, 10, 15, 20]
+    assert cases[1].volume.weights_mm.tolist() == [5.0] * SLICES
+    assert [len(list(iterate_shards(shards, count=count))) for count in (1, 3)] == [1, 3]
+
+
+def test_labels_without_masks_say_what_is_there_and_no_more(shards: Path, tmp_path: Path) -> None:
+    def labelled(truth: np.ndarray) -> Case:
+        (tmp_path / "shard-00000").mkdir()
+        for name in ("hu", "depth", "meta"):
+            np.save(tmp_path / "shard-00000" / f"{name}.npy", np.load(shards / "shard-00000" / f"{name}.npy"))
+        np.save(tmp_path / "shard-00000" / "truth.npy", truth)
+        labels = np.full((4 * SLICES, len(CLASSES)), np.nan, np.float32)
+        labels[0], labels[1, [0, 2]] = 0, 1
+        np.save(tmp_path / "shard-00000" / "labels.npy", labels)
+        return next(iter(iterate_shards(tmp_path)))
+
+    truth = np.zeros((4 * SLICES, STORED_GRID.size_px, STORED_GRID.size_px), np.uint8)
+    truth[2, :20, :20] = UNKNOWN_KIND
+    case = labelled(truth)
+    assert not case.segmented
+    assert case.absent[0].all()
+    assert case.present[1].tolist() == [True, False, True, False, False, False]
+    assert not case.absent[1].any()
+    assert case.present[2].tolist() == [True] + [False] * 5  # blood, of whatever kind
+    assert case.volumes_ml == dict.fromkeys(CLASSES, 0.0) | {"any": pytest.approx(400 * 1.25**2 * 5 / 1000)}
+    assert not case.absent[2].any()
+    assert case.absent[3].all()
+
+
+def test_a_folder_without_shards_is_told_what_makes_them(tmp_path: Path) -> None:
+    def heads() -> Iterator[Case]:
+        return iterate_shards(tmp_path)
+
+    with pytest.raises(UsageError, match=r"holds no shards .* triage-node import"):
+        heads()

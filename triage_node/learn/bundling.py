@@ -1,0 +1,53 @@
+"""From a run of any network to a bundle that the node can use: `triage-node bundle`. The default bundle: `release`."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from triage_node.infer.predict import Predictor
+from triage_node.learn.checkpoint import averaged_network
+from triage_node.learn.evaluation.heads import Case
+from triage_node.learn.experiment import TrainConfig
+from triage_node.learn.export import BundleSettings, write_bundle
+from triage_node.learn.operating import choose_settings
+from triage_node.networks import Findings, TriageNetConfig
+from triage_node.transforms import SINGLE_SLICES, Stack
+
+
+def make_bundle(
+    config: TrainConfig, out: Path, *, version: str, tuning: Iterable[Case], told_of: str
+) -> BundleSettings:
+    """Write the averaged network of a run, calibrated on `tuning`, into `out`; returns its settings.
+
+    What the network does not give, the bundle does not promise. `told_of` says what the tuning heads are.
+    """
+    network, _ = averaged_network(config.run, config.network)
+    bare = _settings(network, config)
+    draft = config.run / "draft"
+    shutil.rmtree(draft, ignore_errors=True)
+    write_bundle(draft, name=out.name, version="draft", network=network, settings=bare)
+    settings = choose_settings(Predictor(draft), tuning, bare, told_of=told_of)
+    write_bundle(out, name=out.name, version=version, network=network, settings=settings)
+    shutil.rmtree(draft)
+    return settings
+
+
+def _settings(network: Any, config: TrainConfig) -> BundleSettings:
+    """As the network is: whether it sees neighbours, and what it gives."""
+    side = config.network.multiple_px
+    with torch.inference_mode():
+        given: Findings = network.findings(torch.zeros(1, config.network.in_channels, side, side))
+    sees_neighbours = isinstance(config.network, TriageNetConfig)
+    return BundleSettings(
+        network=config.network,
+        grid=config.grid,
+        stack=Stack(neighbours=True) if sees_neighbours else SINGLE_SLICES,
+        mask=given.pixels is not None,
+        boxes=given.boxes is not None,
+        chronic=given.chronic is not None,
+    )
