@@ -278,7 +278,7 @@ def test_a_network_of_the_comparison_is_trained_like_the_flagship(
 ) -> None:
     train(replace(config, network=network))
     curve = read_record(config.run)["curve"]
-    assert set(curve[-1]) - {"step", "pool", "s_per_step", "total"} == heads
+    assert set(curve[-1]) - {"step", "pool", "s_per_step", "total", "accuracy"} == heads
     assert type(averaged_network(config.run, network)[0]).__name__ + "Config" == type(network).__name__
 
 

@@ -11,7 +11,7 @@ _NOT_LOSSES: Final = frozenset({"step", "pool", "s_per_step", "grid_px"})
 
 
 def draw_curves(record: Mapping[str, Any], path: Path) -> None:
-    """The losses of `record`, the sum on the left and its parts on the right, as PNG. Needs matplotlib."""
+    """The losses of `record`, the sum on the left, parts and accuracy on the right, as PNG. Needs matplotlib."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 5))
@@ -19,10 +19,10 @@ def draw_curves(record: Mapping[str, Any], path: Path) -> None:
     for part, style in (("curve", "-"), ("validation", "o--")):
         points = record[part]
         steps = [point["step"] for point in points]
-        names = [name for name in points[0] if name not in _NOT_LOSSES] if points else []
+        names = [name for name in points[-1] if name not in _NOT_LOSSES] if points else []
         for index, name in enumerate(names):
             label = name if part == "curve" else f"{name}, validation"
-            values = [point[name] for point in points]
+            values = [point.get(name, float("nan")) for point in points]
             panels[int(name != "total")].plot(steps, values, style, color=f"C{index}", label=label, markersize=3)
     for panel in panels:
         panel.set_xlabel("step")

@@ -87,6 +87,14 @@ def blood_seen(logits: AnyLogits) -> Tensor:
     return functional.avg_pool2d(1 - background, 3, stride=1).amax(dim=(1, 2, 3))
 
 
+@torch.no_grad()
+def accuracy(logits: AnyLogits, views: Views, known: Known, grid: Grid) -> float:
+    """Share of the slices of which it is known whether they show blood that are told right; nan where none is."""
+    truth = _truth(views, known, grid)
+    right = (logits.slices[:, 0] > 0) == (truth.slices[:, 0] > 0)
+    return float(right[truth.said[:, 0] > 0].float().mean())
+
+
 # ---------------------------------------------------------------- the truth
 
 

@@ -60,7 +60,7 @@ class Record:
         seconds, self._noted = perf_counter() - self._noted, perf_counter()
         means: dict[str, float] = {}
         if self._since:
-            means = {name: float(np.mean([losses[name] for losses in self._since])) for name in self._since[0]}
+            means = {name: float(np.nanmean([losses[name] for losses in self._since])) for name in self._since[0]}
             point = {"step": step, "pool": len(pool), "s_per_step": seconds / len(self._since), **means}
             self.content["curve"].append(_rounded(point))
         self.content["wall_s"] = round(self.content["wall_s"] + seconds, 1)

@@ -35,7 +35,7 @@ from triage_node.learn.checkpoint import (
 from triage_node.learn.curves import CURVES, draw_curves
 from triage_node.learn.dataset import STORED_GRID
 from triage_node.learn.experiment import TrainConfig
-from triage_node.learn.losses import AnyLogits, blood_seen, losses, total
+from triage_node.learn.losses import AnyLogits, accuracy, blood_seen, losses, total
 from triage_node.learn.pool import Known, SlicePool
 from triage_node.learn.record import Record
 from triage_node.networks import choose_device, choose_dtype, network_of
@@ -124,7 +124,7 @@ class _Run:
         _check_finite(float(whole.detach()), step)
         self._descend(whole)
         self._pool.note(drawn.places, blood_seen(logits).cpu().numpy())
-        self._record.note(_told(whole, parts))
+        self._record.note(_told(whole, parts, accuracy(logits, views, self._known(drawn.known), grid)))
         self.state.step += 1
         self._after_step()
 
@@ -185,8 +185,9 @@ class _Run:
             views = augment(drawn, STORED_GRID, grid, config.augment, seed=number)
             logits, views = self._forward(network, views)
             parts = losses(logits, views, self._known(drawn.known), grid, config.losses)
-            told.append(_told(total(parts, config.losses), parts))
-        means = {name: float(np.mean([each[name] for each in told])) for name in told[0]}
+            share = accuracy(logits, views, self._known(drawn.known), grid)
+            told.append(_told(total(parts, config.losses), parts, share))
+        means = {name: float(np.nanmean([each[name] for each in told])) for name in told[0]}
         self._record.note_validation(self.state.step, grid.size_px, means)
         if grid == config.grid and means["total"] < self.state.best_loss:
             self.state.best_loss, self.state.best_step = means["total"], self.state.step
@@ -196,8 +197,9 @@ class _Run:
 # ---------------------------------------------------------------- parts of a step
 
 
-def _told(whole: Tensor, parts: dict[str, Tensor]) -> dict[str, float]:
-    return {name: float(loss.detach()) for name, loss in {"total": whole, **parts}.items()}
+def _told(whole: Tensor, parts: dict[str, Tensor], right: float) -> dict[str, float]:
+    losses = {name: float(loss.detach()) for name, loss in {"total": whole, **parts}.items()}
+    return losses | {"accuracy": right}
 
 
 def _check_finite(loss: float, step: int) -> None:
