@@ -225,6 +225,14 @@ def _train(parsed: argparse.Namespace) -> int:
     return 130 if ended.interrupted else 0
 
 
+def _labels(parsed: argparse.Namespace) -> int:
+    from triage_node.learn.data.rsna import convert_labels
+
+    count = convert_labels(parsed.table, parsed.out, ending=parsed.ending)
+    print(f"{count} image(s) in {parsed.out}")
+    return 0
+
+
 def _config(_parsed: argparse.Namespace) -> int:
     print(configuration.reference(), end="")
     return 0
@@ -383,6 +391,11 @@ def parser() -> argparse.ArgumentParser:
 
     train = command("train", _train, "train a network as a TOML file says, or go on training; needs the train extra")
     train.add_argument("experiment", type=Path, metavar="CONFIG", help="for example models/default.train.toml")
+
+    labels = command("labels", _labels, "the labels of RSNA 2019 as one line an image (docs/data-sets.md)")
+    labels.add_argument("table", type=Path, metavar="CSV", help="stage_2_train.csv")
+    labels.add_argument("--out", type=Path, required=True, metavar="CSV", help="columns file, any and the subtypes")
+    labels.add_argument("--ending", default=".dcm", help="of the files; default: .dcm")
 
     command("config", _config, "print every setting with its default, as TOML")
     return root
