@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from triage_node.store.receipts import Receipt
 
 DEFAULT_CONFIG = Path("triage-node.toml")
+DATA_LAYOUTS = ("rsna", "physionet", "kaggle", "cq500", "bhsd", "instance22", "pictures", "volumes", "folder")
+"""Those of learn.data.LAYOUTS, which takes seconds to import, and any folder of images."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -233,6 +235,17 @@ def _labels(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _clean(parsed: argparse.Namespace) -> int:
+    from triage_node.learn.data.clean import find_faults
+
+    count = 0
+    for fault in find_faults(parsed.layout, parsed.root):
+        print(json.dumps(vars(fault)) if parsed.json else fault, flush=True)
+        count += 1
+    print(f"{count} image(s) to look at; nothing was deleted", file=sys.stderr)
+    return 1 if count else 0
+
+
 def _config(_parsed: argparse.Namespace) -> int:
     print(configuration.reference(), end="")
     return 0
@@ -396,6 +409,11 @@ def parser() -> argparse.ArgumentParser:
     labels.add_argument("table", type=Path, metavar="CSV", help="stage_2_train.csv")
     labels.add_argument("--out", type=Path, required=True, metavar="CSV", help="columns file, any and the subtypes")
     labels.add_argument("--ending", default=".dcm", help="of the files; default: .dcm")
+
+    clean = command("clean", _clean, "find corrupt and repeated images of a data set; deletes nothing")
+    clean.add_argument("layout", choices=DATA_LAYOUTS, metavar="LAYOUT", help=f"one of {', '.join(DATA_LAYOUTS)}")
+    clean.add_argument("root", type=Path, metavar="DIR")
+    clean.add_argument("--json", action="store_true", help="one JSON line an image")
 
     command("config", _config, "print every setting with its default, as TOML")
     return root
