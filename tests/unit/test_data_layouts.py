@@ -204,6 +204,14 @@ def test_mask_and_table_that_contradict_each_other_leave_the_slice_unknown(tmp_p
     assert case.series_labels[0] == 1
 
 
+def test_hemorrhage_of_no_kind_is_hemorrhage_of_an_unknown_one(tmp_path: Path) -> None:
+    table = layouts.physionet(tmp_path) / "hemorrhage_diagnosis_raw_ct.csv"
+    table.write_text(table.read_text().replace("49,2,0,0,0,0,1,0,0", "49,2,0,0,0,0,0,0,0"))
+    _, case = loaded("physionet", tmp_path)[0]
+    assert same(case.labels[1:2], [[1.0, *[np.nan] * 5]])
+    assert not case.known[1]
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -82,12 +81,6 @@ class Layout(Protocol):
 def wrong_layout(root: Path, expected: str) -> UsageError:
     """What was expected, and what `root` holds: counts only, since names of folders may be names of people."""
     return UsageError(f"{root}: expected {expected}; found {_contents(root)}")
-
-
-def by_slice(row: Sequence[float], slices: int) -> Float32Array:
-    """(slices, 6) float32: what is known of each slice when `row` is known of the series: what it has not, none has."""
-    labels = np.where(np.array(row) == 0, 0.0, np.nan)
-    return np.repeat(labels[None], slices, axis=0).astype(np.float32)
 
 
 def _contents(root: Path) -> str:

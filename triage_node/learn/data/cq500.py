@@ -18,9 +18,9 @@ from tqdm import tqdm
 from triage_node.assemble import assemble
 from triage_node.assemble.primary import preference, sketch
 from triage_node.domain import SUBTYPE_ABBREVIATIONS
-from triage_node.learn.data.case import NOT_KNOWN, Entry, LabelRow, Loaded, by_slice, wrong_layout
+from triage_node.learn.data.case import NOT_KNOWN, Entry, LabelRow, Loaded, wrong_layout
 from triage_node.learn.data.tables import read_bit, read_rows
-from triage_node.learn.data.truth import told_by_table
+from triage_node.learn.data.truth import by_slice, told_by_table
 
 _EXPECTED: Final = (
     'CQ500: "CQ500CT0 CQ500CT0/Unknown Study/CT Plain/CT000000.dcm" ... and reads.csv with the columns name, R1:ICH, '

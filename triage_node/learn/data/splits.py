@@ -48,8 +48,8 @@ def folds(entries: Iterable[Entry], count: int, *, seed: int) -> list[tuple[list
 def _shuffled_by_blood(by_patient: dict[str, list[Entry]], seed: int) -> list[str]:
     """Those with blood first, then those without, then the others; shuffled within each."""
     groups: dict[bool | None, list[str]] = {True: [], False: [], None: []}
-    for patient in sorted(by_patient):
-        groups[_has_blood(by_patient[patient])].append(patient)
+    for patient, entries in by_patient.items():
+        groups[_has_blood(entries)].append(patient)
     rng = np.random.default_rng(seed)
     return [group[index] for group in groups.values() for index in rng.permutation(len(group))]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from triage_node.domain import CLASSES, SUBTYPES, Float32Array, UInt8Array, Volume
@@ -70,6 +72,12 @@ def told_by_table(volume: Volume, labels: Float32Array, series_labels: Float32Ar
         blood=None,
         told=tuple(name for name, told in zip(CLASSES, is_told, strict=True) if told),
     )
+
+
+def by_slice(row: Sequence[float], slices: int) -> Float32Array:
+    """(slices, 6) float32: what is known of each slice when `row` is known of the series: what it has not, none has."""
+    labels = np.where(np.array(row) == 0, 0.0, np.nan)
+    return np.repeat(labels[None], slices, axis=0).astype(np.float32)
 
 
 def of_series(labels: Float32Array) -> Float32Array:

@@ -9,10 +9,10 @@ import numpy as np
 
 from triage_node.assemble import assemble
 from triage_node.errors import UsageError
-from triage_node.learn.data.case import NOT_KNOWN, Entry, Loaded, by_slice, wrong_layout
+from triage_node.learn.data.case import NOT_KNOWN, Entry, Loaded, wrong_layout
 from triage_node.learn.data.pairs import stem
 from triage_node.learn.data.pictures import TABLE, label_row
-from triage_node.learn.data.truth import told_by_kinds, told_by_table
+from triage_node.learn.data.truth import by_slice, told_by_kinds, told_by_table
 from triage_node.learn.evaluation.judgement import Failure
 from triage_node.learn.evaluation.labels import read_labels
 from triage_node.learn.evaluation.nifti import nifti_volume
