@@ -108,11 +108,11 @@ def test_each_slice_of_a_volume_and_each_file_of_a_series_is_looked_at(tmp_path:
     paths[0].rename(paths[0].with_stem("z"))
     (tmp_path / "dicom/short.dcm").write_bytes(paths[1].read_bytes()[:-100])
     (tmp_path / "dicom/text.dcm").write_text("no image")
-    (tmp_path / "dicom/twice.dcm").write_bytes(paths[1].read_bytes())
+    (tmp_path / "dicom/TWICE.DCM").write_bytes(paths[1].read_bytes())
     assert kinds(list(find_faults(PLAIN_FOLDER, tmp_path / "dicom"))) == {
         "short.dcm": "unreadable",
         "text.dcm": "unreadable",
-        "twice.dcm": "repeated",
+        "TWICE.DCM": "repeated",
     }
 
 

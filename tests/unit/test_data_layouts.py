@@ -74,7 +74,7 @@ def test_a_wrong_layout_says_what_was_expected_and_what_was_found(layout: str, t
     words |= {"pictures": "file,any", "volumes": "masks/NAME.nii.gz"}
     assert words[layout] in str(said.value)
     assert "Planted" not in str(said.value)
-    assert "found 2 folders" in str(said.value)
+    assert "found 2 folder(s)" in str(said.value)
     with pytest.raises(UsageError, match="no such folder"):
         LAYOUTS[layout].find(tmp_path / "nowhere")
 

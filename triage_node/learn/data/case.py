@@ -89,7 +89,7 @@ def _contents(root: Path) -> str:
     children = list(root.iterdir())
     endings = Counter("".join(child.suffixes[-2:]) or "no ending" for child in children if child.is_file())
     told = [
-        f"{sum(child.is_dir() for child in children)} folders",
+        f"{sum(child.is_dir() for child in children)} folder(s)",
         *(f"{n} x {end}" for end, n in endings.most_common(4)),
     ]
     return ", ".join(told) if children else "an empty folder"

@@ -82,15 +82,15 @@ def _files(layout: str, root: Path) -> list[tuple[Path, str]]:
     found = sorted(path for path in root.rglob("*") if path.name.lower().endswith(ENDINGS) and path.is_file())
     if not found:
         raise UsageError(f"{root}: no image ({', '.join(ENDINGS)}) in this folder")
-    return [(path, (path.parent if path.suffix == ".dcm" else path).as_posix()) for path in found]
+    return [(path, (path.parent if path.suffix.lower() == ".dcm" else path).as_posix()) for path in found]
 
 
 def _images(path: Path) -> Iterator[tuple[str, NDArray[Any]]]:
     """(which of the file, (rows, columns) pixels) of each image of a file."""
-    if path.name.endswith((".nii", ".nii.gz")):
+    if path.name.lower().endswith((".nii", ".nii.gz")):
         for number, hu in enumerate(nifti_volume(path).hu, start=1):
             yield f", slice {number} from the feet", hu
-    elif path.suffix == ".dcm":
+    elif path.suffix.lower() == ".dcm":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom's warnings quote element values, which may be patient data
             headers = read_headers([path])

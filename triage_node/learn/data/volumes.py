@@ -27,7 +27,10 @@ _EXPECTED: Final = (
 def find(root: Path) -> list[Entry]:
     """One entry a series. Its patient is told by labels.csv, else by the folder below images/, else by its own name."""
     labels = {label.path: label for label in read_labels(root / TABLE, root)} if (root / TABLE).is_file() else {}
-    found = find_series(root)
+    try:
+        found = find_series(root)
+    except UsageError as error:
+        raise wrong_layout(root, _EXPECTED) from error
     if not labels and not any(series.mask for series in found):
         raise wrong_layout(root, _EXPECTED)
     entries = []
