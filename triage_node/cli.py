@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from triage_node.store.receipts import Receipt
 
 DEFAULT_CONFIG = Path("triage-node.toml")
+DATA_LAYOUTS = ("rsna", "physionet", "kaggle", "cq500", "bhsd", "instance22", "pictures", "volumes", "folder")
+"""Those of learn.data.LAYOUTS, which takes seconds to import, and any folder of images."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -241,6 +243,25 @@ def _bundle(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _labels(parsed: argparse.Namespace) -> int:
+    from triage_node.learn.data.rsna import convert_labels
+
+    count = convert_labels(parsed.table, parsed.out, ending=parsed.ending)
+    print(f"{count} image(s) in {parsed.out}")
+    return 0
+
+
+def _clean(parsed: argparse.Namespace) -> int:
+    from triage_node.learn.data.clean import find_faults
+
+    count = 0
+    for fault in find_faults(parsed.layout, parsed.root):
+        print(json.dumps(vars(fault)) if parsed.json else fault, flush=True)
+        count += 1
+    print(f"{count} image(s) to look at; nothing was deleted", file=sys.stderr)
+    return 1 if count else 0
+
+
 def _config(_parsed: argparse.Namespace) -> int:
     print(configuration.reference(), end="")
     return 0
@@ -405,6 +426,16 @@ def parser() -> argparse.ArgumentParser:
     bundle.add_argument("--tuning", type=Path, metavar="DIR", help="shards; default: the validation of the experiment")
     bundle.add_argument("--tuning-origin", default="the validation heads", metavar="TEXT", help="what these heads are")
     bundle.add_argument("--bundle-version", default="1", metavar="V")
+
+    labels = command("labels", _labels, "the labels of RSNA 2019 as one line an image (docs/data-sets.md)")
+    labels.add_argument("table", type=Path, metavar="CSV", help="stage_2_train.csv")
+    labels.add_argument("--out", type=Path, required=True, metavar="CSV", help="columns file, any and the subtypes")
+    labels.add_argument("--ending", default=".dcm", help="of the files; default: .dcm")
+
+    clean = command("clean", _clean, "find corrupt and repeated images of a data set; deletes nothing")
+    clean.add_argument("layout", choices=DATA_LAYOUTS, metavar="LAYOUT", help=f"one of {', '.join(DATA_LAYOUTS)}")
+    clean.add_argument("root", type=Path, metavar="DIR")
+    clean.add_argument("--json", action="store_true", help="one JSON line an image")
 
     command("config", _config, "print every setting with its default, as TOML")
     return root

@@ -114,6 +114,11 @@ def picture_volume(grey: UInt8Array) -> Volume:
     )
 
 
+def picture_mask(mask: NDArray[np.bool_], grey: UInt8Array) -> NDArray[np.bool_]:
+    """(rows, columns) bool over the picture `grey` to (1, side, side) over `picture_volume(grey)`."""
+    return _centred(mask.astype(np.uint8), find_head(grey), 0)[None] > 0
+
+
 def find_head(grey: UInt8Array) -> Head:
     """The largest piece that differs from the background, of a (rows, columns) uint8 picture.
 

@@ -137,6 +137,7 @@ def test_labels_without_masks_say_what_is_there_and_no_more(shards: Path, tmp_pa
         labels = np.full((4 * SLICES, len(CLASSES)), np.nan, np.float32)
         labels[0], labels[1, [0, 2]] = 0, 1
         np.save(tmp_path / "shard-00000" / "labels.npy", labels)
+        np.save(tmp_path / "shard-00000" / "masked.npy", np.arange(len(labels)) > 1)
         return next(iter(iterate_shards(tmp_path)))
 
     truth = np.zeros((4 * SLICES, STORED_GRID.size_px, STORED_GRID.size_px), np.uint8)

@@ -46,7 +46,8 @@ def commands_in(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", "CONTRIBUTING.md", "docs/admin.md", "docs/evaluation.md", "models/README.md"]
+    "document",
+    ["README.md", "CONTRIBUTING.md", "docs/admin.md", "docs/evaluation.md", "docs/data-sets.md", "models/README.md"],
 )
 def test_every_command_a_document_shows_is_one_that_the_parser_takes(document: str) -> None:
     for line in commands_in((ROOT / document).read_text()):

@@ -29,13 +29,14 @@ def views(truth: torch.Tensor) -> Views:
 
 
 def masked(count: int = 1) -> Known:
-    return Known(chronic=torch.full((count,), torch.nan), labels=torch.full((count, 6), torch.nan))
+    unknown = torch.full((count, 6), torch.nan)
+    return Known(chronic=unknown[:, 0], labels=unknown, masked=torch.ones(count, dtype=torch.bool))
 
 
 def labelled(**values: float) -> Known:
     """One slice without a mask."""
     labels = torch.tensor([[values.get(name, torch.nan) for name in CLASSES]])
-    return Known(chronic=torch.tensor([torch.nan]), labels=labels)
+    return Known(chronic=torch.tensor([torch.nan]), labels=labels, masked=torch.tensor([False]))
 
 
 def subdural_truth(label: int = SUBDURAL) -> torch.Tensor:
@@ -97,6 +98,17 @@ def test_blood_of_unknown_kind_is_blood_whatever_it_is_called() -> None:
         assert max(float(flagship[name]) for name in ("intra", "extra", "dice", "foreground")) < 0.01
     unseen = losses(logits_for(torch.zeros_like(truth)), views(truth), masked(), GRID, PLAIN)
     assert unseen["foreground"] > 0.5
+
+
+def test_what_is_told_of_a_slice_comes_before_what_its_mask_shows() -> None:
+    """Blood of two kinds, of which a mask of blood tells only where, and a table which."""
+    truth = subdural_truth(UNKNOWN_KIND)
+    table = torch.tensor([[1.0, 0, 1, 0, 0, 1]])
+    known = masked()._replace(labels=table)
+    said = logits_for(subdural_truth(), slices=18.0 * table - 9)
+    assert losses(said, views(truth), known, GRID, PLAIN)["slices"] < 0.01
+    said = logits_for(subdural_truth(), slices=9 - 18.0 * table)
+    assert losses(said, views(truth), known, GRID, PLAIN)["slices"] == pytest.approx(9, abs=0.01)
 
 
 def test_a_missed_class_costs_what_the_experiment_says() -> None:

@@ -303,10 +303,11 @@ def test_labels_stand_in_for_masks(tmp_path: Path) -> None:
     write_shard(tmp_path, 0)
     shard = tmp_path / "shard-00000"
     np.save(shard / "truth.npy", np.zeros_like(np.load(shard / "truth.npy")))
-    labels = np.full((HEADS * SLICES, 6), np.nan, np.float32)
+    labels, with_mask = np.full((HEADS * SLICES, 6), np.nan, np.float32), np.arange(HEADS * SLICES) > 4
     labels[0], labels[1, 0], labels[2, [0, 5]] = 0, 1, 1
     labels[3:5, 2] = 0
     np.save(shard / "labels.npy", labels)
+    np.save(shard / "masked.npy", with_mask)
     pool = SlicePool(tmp_path, PoolConfig(negative_share=0.0))
     assert pool.present() == dict.fromkeys(SUBTYPES, 0) | {"subdural": 1, "of unknown kind": 1}
     assert set(pool.draw(np.random.default_rng(0), 40).places) == {1, 2}
@@ -316,6 +317,7 @@ def test_labels_stand_in_for_masks(tmp_path: Path) -> None:
     known = negative.known.labels[torch.from_numpy(negative.places == 0)]
     assert (known == 0).all()
     assert negative.known.labels[torch.from_numpy(negative.places == 5)].isnan().all()
+    np.testing.assert_array_equal(negative.known.masked.numpy(), with_mask[negative.places])
 
 
 def test_a_run_leaves_a_record_curves_and_the_averaged_network(config: TrainConfig) -> None:

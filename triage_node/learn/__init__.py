@@ -13,6 +13,7 @@ checkpoint   all that changes in a run, as safetensors
 record       what a run was and how it went
 curves       the same as a picture
 heldout      the frozen simulated series that bundles are tuned and judged on
+data         readers of data sets from outside, splits by patient, sampling, cleaning
 evaluation   figures of a bundle on any data set (`triage-node evaluate`)
 operating    chooses calibration and thresholds
 rim          brightness under the inner table, real and simulated

@@ -3,21 +3,22 @@
 A shard is a folder `shard-<number>` with hu.npy (slices, size, size) int16 HU, truth.npy uint8 labels, depth.npy uint8,
 the depth below the inner table in units of DEPTH_UNIT_MM (0: not inside the skull), and meta.npy (slices, 3) float32:
 number of the head, position along the normal in mm, and 1 or 0 where its subdural blood is chronic or not (else nan).
-Data from elsewhere may have labels.npy beside them: (slices, 6) float32 of CLASSES in slices without a mask: 1, 0, or
-nan for not known; all nan in slices whose truth is a mask. A shard appears by one rename. Every simulated head is a new
-seed: none is rendered twice, and the seeds of evaluation lie apart.
+Data from elsewhere have two more (see data.shards): labels.npy (slices, 6) float32, what is told of CLASSES besides the
+truth: 1, 0, or nan; and masked.npy (slices,) bool, where the truth is known. A shard appears by one rename. Every
+simulated head is a new seed: none is rendered twice, and the seeds of evaluation lie apart.
 """
 
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from triage_node.domain import CLASSES, SUBTYPES, Float32Array, Int16Array, UInt8Array, Volume
@@ -39,7 +40,7 @@ _SEVERAL: Final = 0.3
 _WITH_TEMPLATE: Final = 0.75
 """Of the heads; the others have procedural folds, which differ more from head to head."""
 _ARRAYS: Final = ("hu", "truth", "depth", "meta")
-_LABELS: Final = "labels.npy"
+_TOLD: Final = ("labels", "masked")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,13 @@ class Slices:
     depth: UInt8Array
     meta: Float32Array
     labels: Float32Array
+    masked: NDArray[np.bool_]
+
+    @classmethod
+    def known(cls, *, hu: Int16Array, truth: UInt8Array, depth: UInt8Array, meta: Float32Array) -> Slices:
+        """Slices whose truth is known and all that is told of them."""
+        labels = np.full((len(hu), len(CLASSES)), np.nan, np.float32)
+        return cls(hu=hu, truth=truth, depth=depth, meta=meta, labels=labels, masked=np.ones(len(hu), np.bool_))
 
 
 # ---------------------------------------------------------------- heads
@@ -123,17 +131,12 @@ def stored_slices(volume: Volume, head: SimulatedHead, *, number: int = 0) -> Sl
         labels[index] = np.argmax(shares, axis=0)
     # from the simulator, not from the image: a frontal sinus or a foramen opens the skull of many slices
     depth = _resampled(np.maximum(head.depth_mm, 0), placement)
-    return Slices(
+    return Slices.known(
         hu=np.rint(np.clip(hu, -1024, 3071)).astype(np.int16),
         truth=labels,
         depth=np.clip(np.ceil(depth / DEPTH_UNIT_MM), 0, 255).astype(np.uint8),
         meta=_meta(volume, number, head.chronic),
-        labels=_all_masked(len(hu)),
     )
-
-
-def _all_masked(slices: int) -> Float32Array:
-    return np.full((slices, len(CLASSES)), np.nan, np.float32)
 
 
 def _resampled(images: Float32Array, placement: Placement) -> Float32Array:
@@ -183,8 +186,10 @@ def shard_paths(folder: Path) -> list[Path]:
 def open_shard(path: Path) -> Slices:
     """One shard, memory-mapped."""
     hu, truth, depth, meta = (np.load(path / f"{name}.npy", mmap_mode="r") for name in _ARRAYS)
-    labels = np.load(path / _LABELS) if (path / _LABELS).exists() else _all_masked(len(meta))
-    return Slices(hu=hu, truth=truth, depth=depth, meta=meta, labels=labels)
+    slices = Slices.known(hu=hu, truth=truth, depth=depth, meta=meta)
+    if not (path / "labels.npy").exists():
+        return slices
+    return replace(slices, **{name: np.load(path / f"{name}.npy") for name in _TOLD})
 
 
 def label_areas_mm2(truths: UInt8Array, spacing_mm: float) -> Float32Array:

@@ -119,7 +119,7 @@ class _Truth(NamedTuple):
 
 
 def _truth(views: Views, known: Known, grid: Grid) -> _Truth:
-    masked = known.labels.isnan().all(dim=1)
+    masked, told = known.masked, ~known.labels.isnan()
     unknown_kind = views.truth > len(SUBTYPES)
     seen, sayable = slice_targets(views.truth, grid.spacing_mm)
     return _Truth(
@@ -128,8 +128,8 @@ def _truth(views: Views, known: Known, grid: Grid) -> _Truth:
         blood=(views.truth > 0).float().unsqueeze(1),
         masked=masked.float().view(-1, 1, 1, 1),
         inside=(views.depth_mm > 0) | (views.truth > 0),
-        slices=torch.where(masked.unsqueeze(1), seen, known.labels.nan_to_num()),
-        said=torch.where(masked.unsqueeze(1), sayable, (~known.labels.isnan()).float()),
+        slices=torch.where(told, known.labels, seen),
+        said=torch.where(told, 1.0, sayable * masked.unsqueeze(1)),
         chronic=known.chronic,
     )
 

@@ -52,7 +52,9 @@ class Known(NamedTuple):
     chronic: Tensor
     """(n,) float32: 1 where the subdural blood of the head is chronic, 0 acute, nan where it has none."""
     labels: Tensor
-    """(n, 6) float32 of CLASSES in slices without a mask: 1, 0, or nan for not known. All nan where there is one."""
+    """(n, 6) float32, what is told of CLASSES whatever the pixels show: 1, 0, or nan."""
+    masked: Tensor
+    """(n,) bool: whether the labels of the pixels are known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,16 +106,19 @@ class SlicePool:
         for shard, end in zip(shards, np.cumsum(lengths), strict=True):
             shard.scores = self._scores[end - len(shard.scores) : end]  # a view: what is noted here is kept there
         self._labels = np.concatenate([shard.labels for shard in joined])
+        self._masked = np.concatenate([shard.masked for shard in joined])
         self._group(np.concatenate([shard.areas_mm2 for shard in joined]), np.concatenate([s.heads for s in joined]))
 
     def _group(self, areas: Float32Array, heads: NDArray[np.int64]) -> None:
-        """By kind of blood and without blood: as the mask says or, where there is none, the labels."""
-        often = _bagged(heads, self._config.bag)
-        told = np.nan_to_num(self._labels)
-        present = np.concatenate([told[:, 1:] > 0, np.zeros((len(told), 1), bool)], axis=1) | (areas >= PRESENT_MM2)
-        present[:, -1] |= (told[:, 0] > 0) & ~present.any(axis=1)
+        """By kind of blood and without blood, as labels and masks tell; of what is not known nothing is drawn."""
+        often, labels = _bagged(heads, self._config.bag), self._labels
+        seen = (areas >= PRESENT_MM2) & self._masked[:, None]
+        present = np.column_stack([(labels[:, 1:] == 1) | seen[:, :-1], seen[:, -1]])
+        of_no_told_kind = ~present[:, :-1].any(axis=1)
+        present[:, -1] = (present[:, -1] | (labels[:, 0] == 1)) & of_no_told_kind
         self._positive = [np.repeat(np.flatnonzero(kind), often[kind]) for kind in present.T]
-        none = np.where(np.isnan(self._labels).all(axis=1), areas.sum(axis=1) == 0, self._labels[:, 0] == 0)
+        empty = self._masked & (areas.sum(axis=1) == 0)
+        none = (labels[:, 0] == 0) | (np.isnan(labels[:, 0]) & empty)
         self._negative = np.repeat(np.flatnonzero(none), often[none])
 
     def draw(self, rng: np.random.Generator, count: int) -> Drawn:
@@ -127,7 +132,7 @@ class SlicePool:
             hu=torch.from_numpy(hu.astype(np.float32)),
             truth=torch.from_numpy(truth),
             depth_mm=torch.from_numpy(depth.astype(np.float32) * np.float32(DEPTH_UNIT_MM)),
-            known=Known(chronic=torch.from_numpy(self._chronic[places]), labels=torch.from_numpy(self._labels[places])),
+            known=Known(*(torch.from_numpy(each[places]) for each in (self._chronic, self._labels, self._masked))),
         )
 
     def note(self, places: NDArray[np.int64], seen: Float32Array) -> None:
@@ -227,6 +232,7 @@ class _Shard:
     heads: NDArray[np.int64]
     """(slices,): a number that no head of another shard has."""
     labels: Float32Array
+    masked: NDArray[np.bool_]
     chronic: Float32Array
     scores: Float32Array
 
@@ -239,6 +245,7 @@ class _Shard:
             neighbours=np.zeros((0, 2), np.int64),
             heads=np.zeros(0, np.int64),
             labels=np.zeros((0, len(CLASSES)), np.float32),
+            masked=np.zeros(0, np.bool_),
             chronic=none,
             scores=none,
         )
@@ -256,6 +263,7 @@ def _read_shard(path: Path) -> _Shard:
         neighbours=neighbours(heads, positions_mm),
         heads=(zlib.crc32(path.name.encode()) << 16) + heads.astype(np.int64),
         labels=slices.labels,
+        masked=slices.masked,
         chronic=chronic,
         scores=np.zeros(len(heads), np.float32),
     )

@@ -153,7 +153,7 @@ class _Run:
             self._pool.refresh()
 
     def _known(self, known: Known) -> Known:
-        return Known(chronic=known.chronic.to(self._device), labels=known.labels.to(self._device))
+        return Known(*(each.to(self._device) for each in known))
 
     def _forward(self, network: nn.Module, views: Views) -> tuple[AnyLogits, Views]:
         """On the device; the logits are float32. A network without neighbours gets the windows alone."""

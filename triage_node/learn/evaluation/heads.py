@@ -39,8 +39,11 @@ class Case:
     chronic: bool | None = None
     """Whether the subdural blood is chronic; None where there is none, or where nobody knows."""
     labels: Float32Array | None = None
-    """(slices, 6) float32 of CLASSES: what is known of slices without a mask, which have no truth: 1, 0, or nan for not
-    known; all nan in slices with a mask. None where the truth is of all slices."""
+    """(slices, 6) float32: what is told of CLASSES besides the truth: 1, 0, or nan; None for nothing."""
+    masked: NDArray[np.bool_] | None = None
+    """(slices,) bool: where the truth is known; None for everywhere."""
+    series_labels: Float32Array | None = None
+    """(6,) float32 of CLASSES: what is told of the whole series, slices aside."""
 
     @property
     def present(self) -> NDArray[np.bool_]:
@@ -61,14 +64,15 @@ class Case:
 
     @property
     def segmented(self) -> bool:
-        """Whether the truth is of all slices."""
-        return self.labels is None or bool(np.isnan(self.labels).all())
+        """Whether the truth is known of all slices."""
+        return self.masked is None or bool(self.masked.all())
 
     def _by_truth(self, by_mask: NDArray[np.bool_], *, labelled: float) -> NDArray[np.bool_]:
+        if self.masked is not None:
+            by_mask = by_mask & self.masked[:, None]
         if self.labels is None:
             return by_mask
-        with_mask = np.isnan(self.labels).all(axis=1, keepdims=True)
-        return np.asarray(np.where(with_mask, by_mask, self.labels == labelled))
+        return np.asarray(np.where(np.isnan(self.labels), by_mask, self.labels == labelled))
 
     @property
     def areas_mm2(self) -> Float32Array:
@@ -86,6 +90,8 @@ def judge_head(prediction: Prediction, case: Case) -> Judgement:
     """
     present, absent, told = case.present, case.absent, _columns(case.told)
     shown, nowhere = np.any(present, axis=0), np.all(absent, axis=0)
+    if case.series_labels is not None:
+        shown, nowhere = shown | (case.series_labels == 1), nowhere | (case.series_labels == 0)
     return Judgement(
         name=case.name,
         scores=prediction.probabilities,

@@ -22,13 +22,15 @@ class Label:
     path: Path
     classes: Mapping[str, bool | None]
     """By class; None where it is not known."""
+    patient: str | None = None
+    """Whose it is, where the CSV has a column `patient`."""
 
 
 def read_labels(path: Path, root: Path) -> list[Label]:
     """The lines of a CSV file with the header `file,any` and, as far as they are known, the subtypes: 0, 1 or empty.
 
     Other columns are passed over. Where a subtype is 1, "any" is; where "any" is 0, the subtypes that have a column
-    are. Raises UsageError, with the line, for anything else, and for a file outside `root`.
+    are. A column `patient` is kept. Raises UsageError, with the line, for anything else, and for a file outside `root`.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -58,7 +60,8 @@ def _labels(lines: csv.DictReader[str], path: Path, root: Path) -> Iterator[Labe
         found = (root / name).resolve()
         if not found.is_relative_to(root):
             raise UsageError(f"{where}: the file lies outside the root folder; give paths relative to it")
-        yield Label(name=name, path=found, classes=_classes(line, where))
+        patient = (line.get("patient") or "").strip() or None
+        yield Label(name=name, path=found, classes=_classes(line, where), patient=patient)
 
 
 def _classes(line: Mapping[str, str | None], where: str) -> Mapping[str, bool | None]:

@@ -42,10 +42,7 @@ def nifti_volume(path: Path) -> Volume:
     steps_mm = np.linalg.norm(axes, axis=0)
     directions = axes / steps_mm
     _require_no_shear(directions)
-    order = _axes_by_direction(directions)
-    signs = [
-        1.0 if directions[direction, axis] >= 0 else -1.0 for direction, axis in zip((2, 1, 0), order, strict=True)
-    ]
+    order, signs = _upright(directions)
     turned = _turned(stored.values, order, signs)
     corner = np.array([0.0, 0.0, 0.0, 1.0])
     for axis, sign in zip(order, signs, strict=True):
@@ -79,6 +76,23 @@ def nifti_labels(path: Path, volume: Volume) -> NDArray[np.int64]:
     if turned is None:
         raise UsageError(f"{path.name}: the mask is not on the grid of the image")
     return turned
+
+
+def nifti_values(path: Path) -> NDArray[Any]:
+    """(i, j, k) of any number type: the voxels as they are stored. UsageError as for `nifti_volume`."""
+    return _read(path).values
+
+
+def nifti_turned(image: Path, values: NDArray[Any]) -> NDArray[Any]:
+    """(slices, rows, columns): `values` by voxel index of `image`, turned as `nifti_volume` turns its own.
+
+    For masks that go with their image by index, whatever their header says. Raises UsageError for another shape.
+    """
+    stored = _read(image)
+    if values.shape != stored.values.shape:
+        raise UsageError(f"{image.name}: {stored.values.shape} voxels, and its mask has {values.shape}")
+    axes = stored.to_lps[:3, :3]
+    return _turned(values, *_upright(axes / np.linalg.norm(axes, axis=0)))
 
 
 # ---------------------------------------------------------------- reading
@@ -125,6 +139,15 @@ def _require_no_shear(directions: Float64Array) -> None:
         raise UsageError(
             f"the axes of the image are {shear_deg:.1f} degrees off a right angle (gantry tilt); give the DICOM series"
         )
+
+
+def _upright(directions: Float64Array) -> tuple[tuple[int, int, int], list[float]]:
+    """Voxel axes along z, y and x, and the sign that makes each run to the head, to posterior and to the left."""
+    order = _axes_by_direction(directions)
+    signs = [
+        1.0 if directions[direction, axis] >= 0 else -1.0 for direction, axis in zip((2, 1, 0), order, strict=True)
+    ]
+    return order, signs
 
 
 def _axes_by_direction(directions: Float64Array) -> tuple[int, int, int]:

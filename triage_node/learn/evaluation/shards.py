@@ -28,14 +28,15 @@ def _cases(slices: Slices, shard: str) -> Iterator[Case]:
     heads, along_mm, chronic = np.array(slices.meta, np.float64).T
     for head in np.unique(heads):
         rows = np.flatnonzero(heads == head)
-        labels, truth = slices.labels[rows], np.array(slices.truth[rows])
+        truth = np.array(slices.truth[rows])
         yield Case(
             name=f"{shard}, head {int(head)}",
             volume=_volume(slices, rows, along_mm[rows]),
             truth=truth,
             told=("any",) if (truth == UNKNOWN_KIND).any() else CLASSES,
             chronic=None if np.isnan(chronic[rows[0]]) else bool(chronic[rows[0]]),
-            labels=None if np.isnan(labels).all() else labels,
+            labels=slices.labels[rows],
+            masked=slices.masked[rows],
         )
 
 
