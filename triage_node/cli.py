@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 DEFAULT_CONFIG = Path("triage-node.toml")
 DATA_LAYOUTS = ("rsna", "physionet", "kaggle", "cq500", "bhsd", "instance22", "pictures", "volumes", "folder")
 """Those of learn.data.LAYOUTS, which takes seconds to import, and any folder of images."""
+DATASETS = ("images", "volumes", "simulated", "shards", *DATA_LAYOUTS[:-2])
+"""learn.evaluation.run.KINDS."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -243,6 +245,20 @@ def _bundle(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _import(parsed: argparse.Namespace) -> int:
+    from triage_node.learn.data.shards import import_layout
+
+    done = import_layout(
+        parsed.layout, parsed.root, parsed.into, shares=parsed.split, fold=parsed.fold, seed=parsed.seed
+    )
+    for failure in done.failures:
+        print(f"not read: {failure.name}: {failure.reason}", file=sys.stderr)
+    for part, entries in done.entries.items():
+        told = f"{entries} series or pictures of {done.patients[part]} patient(s), {done.slices[part]} slices"
+        print(f"{parsed.into / part}: {told}")
+    return 0 if all(done.slices.values()) else 1
+
+
 def _labels(parsed: argparse.Namespace) -> int:
     from triage_node.learn.data.rsna import convert_labels
 
@@ -396,7 +412,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate = command(
         "evaluate", _evaluate, "what a bundle is worth on labelled pictures or series (docs/evaluation.md)"
     )
-    evaluate.add_argument("--dataset", choices=["images", "volumes", "simulated", "shards"], required=True)
+    evaluate.add_argument("--dataset", choices=DATASETS, required=True, metavar="KIND", help=", ".join(DATASETS))
     evaluate.add_argument("--root", type=Path, required=True, metavar="DIR", help="simulated: kept heads, made once")
     evaluate.add_argument("--labels", type=Path, metavar="CSV", help="columns file, any and, where known, subtypes")
     evaluate.add_argument("--mask-labels", metavar="1=NAME,...", help="what the labels of masks mean; default: our own")
@@ -426,6 +442,14 @@ def parser() -> argparse.ArgumentParser:
     bundle.add_argument("--tuning", type=Path, metavar="DIR", help="shards; default: the validation of the experiment")
     bundle.add_argument("--tuning-origin", default="the validation heads", metavar="TEXT", help="what these heads are")
     bundle.add_argument("--bundle-version", default="1", metavar="V")
+
+    imported = command("import", _import, "a data set as shards for training, split by patient (docs/data-sets.md)")
+    imported.add_argument("layout", choices=DATA_LAYOUTS[:-1], metavar="LAYOUT", help=", ".join(DATA_LAYOUTS[:-1]))
+    imported.add_argument("root", type=Path, metavar="DIR")
+    imported.add_argument("--into", type=Path, required=True, metavar="DIR", help="gets train, validation and test")
+    imported.add_argument("--split", default="70/20/10", help="shares of the patients; 80/20 makes no test part")
+    imported.add_argument("--fold", metavar="N/K", help="in place of --split: the Nth of K folds is the validation")
+    imported.add_argument("--seed", type=int, default=1)
 
     labels = command("labels", _labels, "the labels of RSNA 2019 as one line an image (docs/data-sets.md)")
     labels.add_argument("table", type=Path, metavar="CSV", help="stage_2_train.csv")

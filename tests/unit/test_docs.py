@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,18 @@ import pytest
 from triage_node import cli, config
 from triage_node.domain import NOT_ANALYZED_TEXT
 from triage_node.infer.bundle import load_bundle
-from triage_node.networks import build_network
+from triage_node.learn.experiment import read_config
+from triage_node.learn.losses import ClassWeights, LossWeights
+from triage_node.learn.pool import PoolConfig
+from triage_node.networks import NETWORKS, build_network
+from triage_node.networks.plain_cnn import PlainCnnConfig
 
+EXPERIMENT_KEYS = {
+    "pool": [each.name for each in fields(PoolConfig)],
+    "losses": [each.name for each in fields(LossWeights)],
+    "losses.class_weights": [each.name for each in fields(ClassWeights)],
+    "network": [each.name for each in fields(PlainCnnConfig)],
+}
 ROOT = Path(__file__).parents[2]
 
 
@@ -47,7 +58,16 @@ def commands_in(text: str) -> list[str]:
 
 @pytest.mark.parametrize(
     "document",
-    ["README.md", "CONTRIBUTING.md", "docs/admin.md", "docs/evaluation.md", "docs/data-sets.md", "models/README.md"],
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/admin.md",
+        "docs/evaluation.md",
+        "docs/data-sets.md",
+        "docs/laboratory.md",
+        "docs/comparison.md",
+        "models/README.md",
+    ],
 )
 def test_every_command_a_document_shows_is_one_that_the_parser_takes(document: str) -> None:
     for line in commands_in((ROOT / document).read_text()):
@@ -77,6 +97,17 @@ def test_the_bundles_that_are_shown_to_sites_load(tmp_path: Path, kind: str, fil
     assert bundle.weights_path == tmp_path / file
     if bundle.network_config:
         build_network(bundle.network_name, bundle.network_config)
+
+
+def test_the_experiment_that_the_laboratory_shows_loads_and_its_keys_are_keys(tmp_path: Path) -> None:
+    page = (ROOT / "docs/laboratory.md").read_text()
+    shown = page.split("<!-- example: experiment -->\n```toml\n")[1].split("```")[0]
+    for table, key in re.findall(r"`\[([a-z_.]+)\] ?([a-z_]+) = ", page):
+        assert f"{table}.{key}" in {f"{t}.{k}" for t, keys in EXPERIMENT_KEYS.items() for k in keys}, (table, key)
+    for name in re.findall(r"`([a-z0-9-]+)`", page.split("| network |")[1].split("\n\n")[0]):
+        assert name in NETWORKS
+    (tmp_path / "first.toml").write_text(shown)
+    assert read_config(tmp_path / "first.toml").network == PlainCnnConfig(pooled_px=4, dense_width=256)
 
 
 def test_every_setting_the_admin_guide_names_is_one() -> None:

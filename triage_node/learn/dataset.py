@@ -11,6 +11,7 @@ simulated head is a new seed: none is rendered twice, and the seeds of evaluatio
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
@@ -123,12 +124,7 @@ def stored_slices(volume: Volume, head: SimulatedHead, *, number: int = 0) -> Sl
     truth = head.truth
     placement = place_grid(volume, STORED_GRID)
     hu = to_grid(volume.hu, placement)
-    labels = np.zeros(hu.shape, np.uint8)
-    for index in np.flatnonzero(truth.any(axis=(1, 2))):
-        along_rows = resampling_matrix(placement.native_rows, placement.grid_rows[index])
-        along_columns = resampling_matrix(placement.native_columns, placement.grid_columns[index])
-        shares = [along_rows @ (truth[index] == label) @ along_columns.T for label in range(1 + len(SUBTYPES))]
-        labels[index] = np.argmax(shares, axis=0)
+    labels = resampled_labels(truth, placement, labels=1 + len(SUBTYPES))
     # from the simulator, not from the image: a frontal sinus or a foramen opens the skull of many slices
     depth = _resampled(np.maximum(head.depth_mm, 0), placement)
     return Slices.known(
@@ -137,6 +133,18 @@ def stored_slices(volume: Volume, head: SimulatedHead, *, number: int = 0) -> Sl
         depth=np.clip(np.ceil(depth / DEPTH_UNIT_MM), 0, 255).astype(np.uint8),
         meta=_meta(volume, number, head.chronic),
     )
+
+
+def resampled_labels(truth: UInt8Array, placement: Placement, *, labels: int) -> UInt8Array:
+    """(slices, rows, columns) labels below `labels` to (slices, size, size): the label with most of a pixel."""
+    size_px = placement.grid_rows[0].count
+    out = np.zeros((len(truth), size_px, size_px), np.uint8)
+    for index in np.flatnonzero(truth.any(axis=(1, 2))):
+        along_rows = resampling_matrix(placement.native_rows, placement.grid_rows[index])
+        along_columns = resampling_matrix(placement.native_columns, placement.grid_columns[index])
+        image = truth[index].T if placement.transposed else truth[index]
+        out[index] = np.argmax([along_rows @ (image == label) @ along_columns.T for label in range(labels)], axis=0)
+    return out
 
 
 def _resampled(images: Float32Array, placement: Placement) -> Float32Array:
@@ -170,10 +178,16 @@ def render_shards(folder: Path, *, first: int, count: int, seed: int, processes:
 def render_shard(folder: Path, seed: int, number: int) -> None:
     """Render one shard and let it appear."""
     heads = [_stored_head(seed + number * _HEADS_PER_SHARD + head, head) for head in range(_HEADS_PER_SHARD)]
+    write_shard(folder, number, heads)
+
+
+def write_shard(folder: Path, number: int, heads: Sequence[Slices]) -> None:
+    """Write some heads as one shard and let it appear; labels only where anything is told besides the truth."""
     part = folder / f"part-{number:05d}"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    for name in _ARRAYS:
+    told = any(not head.masked.all() or not np.isnan(head.labels).all() for head in heads)
+    for name in (*_ARRAYS, *(_TOLD if told else ())):
         np.save(part / f"{name}.npy", np.concatenate([getattr(head, name) for head in heads]))
     part.rename(_shard_path(folder, number))
 

@@ -13,6 +13,8 @@ from tqdm import tqdm
 from triage_node.errors import InferenceError, UsageError
 from triage_node.infer.bundle import find_bundle
 from triage_node.infer.predict import Predictor
+from triage_node.learn.data import LAYOUTS
+from triage_node.learn.data.shards import iterate_layout
 from triage_node.learn.evaluation.heads import Case, iterate_simulated, judge_head
 from triage_node.learn.evaluation.images import judge_pictures
 from triage_node.learn.evaluation.judgement import Failure, Judgement
@@ -21,7 +23,8 @@ from triage_node.learn.evaluation.report import summarize
 from triage_node.learn.evaluation.shards import iterate_shards
 from triage_node.learn.evaluation.volumes import OWN_LABELS, find_series, parse_mask_labels, read_case
 
-KINDS = ("images", "volumes", "simulated", "shards")
+KINDS = ("images", "volumes", "simulated", "shards", *(name for name in LAYOUTS if name != "volumes"))
+"""Beside our own: the layouts of published data sets (docs/data-sets.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +124,9 @@ def _cases(question: Question, labels: list[Label]) -> Iterator[Case | Failure]:
         return
     if question.kind == "shards":
         yield from iterate_shards(question.root)
+        return
+    if question.kind in LAYOUTS and question.kind != "volumes":
+        yield from iterate_layout(question.kind, question.root)
         return
     meaning = parse_mask_labels(question.mask_labels) if question.mask_labels else OWN_LABELS
     for series in tqdm(find_series(question.root), desc="volumes", unit="series"):
