@@ -245,6 +245,17 @@ def _bundle(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _ensemble(parsed: argparse.Namespace) -> int:
+    from triage_node.infer.bundle import find_bundle
+    from triage_node.learn.bundling import make_ensemble
+    from triage_node.learn.evaluation.shards import iterate_shards
+
+    members, tuning = [find_bundle(member) for member in parsed.members], iterate_shards(parsed.tuning)
+    make_ensemble(members, parsed.out, version=parsed.bundle_version, tuning=tuning, told_of=parsed.tuning_origin)
+    print(f"ensemble of {len(members)} in {parsed.out}; look at it with: triage-node models {parsed.out}")
+    return 0
+
+
 def _import(parsed: argparse.Namespace) -> int:
     from triage_node.learn.data.shards import import_layout
 
@@ -442,6 +453,13 @@ def parser() -> argparse.ArgumentParser:
     bundle.add_argument("--tuning", type=Path, metavar="DIR", help="shards; default: the validation of the experiment")
     bundle.add_argument("--tuning-origin", default="the validation heads", metavar="TEXT", help="what these heads are")
     bundle.add_argument("--bundle-version", default="1", metavar="V")
+
+    ensemble = command("ensemble", _ensemble, "make one bundle of several, which are asked together")
+    ensemble.add_argument("out", type=Path, metavar="DIR")
+    ensemble.add_argument("members", nargs="+", metavar="BUNDLE", help="names or folders of bundles")
+    ensemble.add_argument("--tuning", type=Path, required=True, metavar="DIR", help="shards that no member saw")
+    ensemble.add_argument("--tuning-origin", default="the tuning heads", metavar="TEXT", help="what these heads are")
+    ensemble.add_argument("--bundle-version", default="1", metavar="V")
 
     imported = command("import", _import, "a data set as shards for training, split by patient (docs/data-sets.md)")
     imported.add_argument("layout", choices=DATA_LAYOUTS[:-1], metavar="LAYOUT", help=", ".join(DATA_LAYOUTS[:-1]))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,10 @@ from safetensors.torch import save_file
 
 from triage_node import cli
 from triage_node.domain import CLASSES, SUBTYPES
-from triage_node.errors import UsageError
+from triage_node.errors import InferenceError, UsageError
 from triage_node.infer.bundle import load_bundle
 from triage_node.infer.predict import Predictor
-from triage_node.learn.bundling import make_bundle
+from triage_node.learn.bundling import make_bundle, make_ensemble
 from triage_node.learn.checkpoint import BEST
 from triage_node.learn.dataset import STORED_GRID, UNKNOWN_KIND
 from triage_node.learn.evaluation.heads import Case
@@ -159,3 +161,109 @@ def test_a_folder_without_shards_is_told_what_makes_them(tmp_path: Path) -> None
 
     with pytest.raises(UsageError, match=r"holds no shards .* triage-node import"):
         heads()
+
+
+# ---------------------------------------------------------------- ensembles
+
+
+@pytest.fixture
+def members(shards: Path, tmp_path: Path) -> list[Path]:
+    """Two networks with masks on one grid, and one of slices alone on another."""
+    found = []
+    for number, network in enumerate(
+        [
+            TriageNetConfig(base_width=4, levels=3, head_width=8),
+            TriageNetConfig(base_width=8, levels=3, head_width=8),
+            PlainCnnConfig(widths=(4, 4), pooled_px=2, dense_width=4),
+        ]
+    ):
+        config = trained(network, shards, tmp_path / f"run-{number}")
+        if number == 2:
+            config = replace(config, grid=Grid(size_px=32, spacing_mm=6.75))
+        folder = tmp_path / f"member-{number}"
+        make_bundle(config, folder, version="1", tuning=iterate_shards(shards), told_of="noise")
+        found.append(folder)
+    return found
+
+
+def test_an_ensemble_says_what_its_members_say_on_average(members: list[Path], shards: Path, tmp_path: Path) -> None:
+    make_ensemble(members, tmp_path / "three", version="2", tuning=iterate_shards(shards), told_of="noise")
+    case = list(iterate_shards(shards))[1]
+    predictor = Predictor(tmp_path / "three", "cpu")
+    said = predictor.examine(case.volume)
+    alone = [Predictor(member, "cpu") for member in members]
+    each = [one.examine(case.volume) for one in alone]
+    logits = []
+    for one, predictor_alone in zip(each, alone, strict=True):
+        slope, offset = np.array([predictor_alone.bundle.calibration[name] for name in CLASSES]).T
+        logits.append(one.logits * slope + offset)
+    np.testing.assert_allclose(said.logits, np.mean(logits, axis=0), atol=1e-4)
+    pixels = [one.pixel_probabilities for one in each[:2]]
+    assert said.pixel_probabilities is not None
+    np.testing.assert_allclose(said.pixel_probabilities, np.mean(np.array(pixels), axis=0), atol=1e-5)
+    prediction = predictor.predict(case.volume)
+    assert prediction.mask is not None
+    assert (prediction.bundle.name, prediction.bundle.version) == ("three", "2")
+
+
+def test_boxes_of_members_on_other_grids_lie_in_the_same_place(shards: Path, tmp_path: Path) -> None:
+    wide, narrow = Grid(size_px=64, spacing_mm=3.4), Grid(size_px=64, spacing_mm=1.7)
+    folders = []
+    for number, grid in enumerate((wide, narrow)):
+        config = replace(trained(ResNet50V2YoloConfig(width=4), shards, tmp_path / f"run-{number}"), grid=grid)
+        folders.append(tmp_path / f"box-{number}")
+        make_bundle(config, folders[-1], version="1", tuning=iterate_shards(shards), told_of="noise")
+    make_ensemble(folders, tmp_path / "both", version="1", tuning=iterate_shards(shards), told_of="noise")
+    case = next(iter(iterate_shards(shards)))
+    together = Predictor(tmp_path / "both", "cpu").examine(case.volume).boxes
+    first, second = (Predictor(folder, "cpu").examine(case.volume).boxes for folder in folders)
+    assert together is not None
+    assert first is not None
+    assert second is not None
+    np.testing.assert_allclose(together[:, : first.shape[1]], first, atol=1e-5)
+    inner = together[:, first.shape[1] :]
+    np.testing.assert_allclose(inner[..., :4] - 0.5, (second[..., :4] - 0.5) / 2, atol=1e-5)
+    np.testing.assert_array_equal(inner[..., 4:], second[..., 4:])
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda text: text.replace("sha256 = ", 'sha256 = "0"#'), "the members have sha256 .* restore the bundle"),
+        (lambda text: text.replace('"2-member-1", ', '"../member-1", '), "names of folders beside this file"),
+        (lambda text: text.replace('"2-member-1", "3-member-2"', ""), "two or more names of folders"),
+        (lambda text: text.replace("boxes = false", "boxes = true"), r"\[outputs\] boxes: no member gives it"),
+        (lambda text: text + "[grid]\nsize_px = 64\nspacing_mm = 3.4\n", r"an ensemble has no \[grid\]"),
+    ],
+)
+def test_an_ensemble_that_is_not_whole_is_refused(
+    change: Callable[[str], str], complaint: str, members: list[Path], shards: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "three"
+    make_ensemble(members, folder, version="1", tuning=iterate_shards(shards), told_of="noise")
+    settings = folder / "bundle.toml"
+    settings.write_text(change(settings.read_text()))
+    with pytest.raises(InferenceError, match=complaint):
+        load_bundle(folder)
+
+
+def test_a_changed_member_makes_the_ensemble_another(members: list[Path], shards: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "three"
+    make_ensemble(members, folder, version="1", tuning=iterate_shards(shards), told_of="noise")
+    shutil.rmtree(folder / "1-member-0")
+    shutil.copytree(members[1], folder / "1-member-0")
+    with pytest.raises(InferenceError, match="the members have sha256"):
+        load_bundle(folder)
+    with pytest.raises(UsageError, match="is not empty"):
+        make_ensemble(members, folder, version="1", tuning=iterate_shards(shards), told_of="noise")
+
+
+def test_masks_on_other_grids_do_not_go_together(shards: Path, tmp_path: Path) -> None:
+    folders = []
+    for number, spacing_mm in enumerate((3.4, 3.0)):
+        config = trained(TriageNetConfig(base_width=4, levels=3, head_width=8), shards, tmp_path / f"run-{number}")
+        folders.append(tmp_path / f"member-{number}")
+        config = replace(config, grid=Grid(size_px=64, spacing_mm=spacing_mm))
+        make_bundle(config, folders[-1], version="1", tuning=iterate_shards(shards), told_of="noise")
+    with pytest.raises(InferenceError, match=r"must have the same \[grid\], \[stack\] and classes"):
+        make_ensemble(folders, tmp_path / "both", version="1", tuning=iterate_shards(shards), told_of="noise")

@@ -26,6 +26,7 @@ EXPERIMENT_KEYS = {
     "network": [each.name for each in fields(PlainCnnConfig)],
 }
 ROOT = Path(__file__).parents[2]
+DOCUMENTS = [f"docs/{name}" for name in ("admin", "evaluation", "data-sets", "laboratory", "comparison")]
 
 
 def modules() -> set[str]:

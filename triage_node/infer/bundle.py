@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import math
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +25,8 @@ WEIGHTS_FILE: Final = "weights.safetensors"
 GRAPH_FILE: Final = "model.onnx"
 GRAPH: Final = "onnx"
 """The network name of a bundle that brings its network as a graph."""
+ENSEMBLE: Final = "ensemble"
+"""The network name of a bundle of bundles."""
 CHRONIC: Final = "chronic"
 _BOXES: Final = "boxes"
 _BOX_THRESHOLD: Final = "box_min_probability"
@@ -53,13 +55,20 @@ _KEYS: Final[Mapping[str, Mapping[str, type]]] = {
     "calibration.slope": dict.fromkeys(CLASSES, float),
     "calibration.offset": dict.fromkeys(CLASSES, float),
     "outputs": {"mask": bool, "classes": list},
+    "ensemble": {"members": list},
     "stack": {"neighbours": bool},
     "series": {},
     "volume_interval": {},
 }
 """Every key of bundle.toml, by table, and its type."""
+_OF_MEMBERS: Final[Mapping[str, Any]] = {
+    "network": {"name": ENSEMBLE, "config": {}},
+    "grid": {"size_px": 1, "spacing_mm": 1.0},
+    "windows": {"centres_hu": [40.0], "widths_hu": [80.0]},
+}
+"""What an ensemble does not say of itself."""
 _OPTIONAL: Final[Mapping[str, Mapping[str, type]]] = {
-    "": {"stack": dict, "series": dict, "volume_interval": dict},
+    "": {"stack": dict, "series": dict, "volume_interval": dict, ENSEMBLE: dict},
     "network": {"config": dict, "mirrored": bool},
     "stack": {"neighbour_mm": float, "slab_mm": float},
     "calibration.slope": {CHRONIC: float},
@@ -112,6 +121,8 @@ class Bundle:
     """By class."""
     volume_interval: Mapping[str, tuple[float, float]]
     """By class: what the measured volume is to be multiplied by for the ends of its 90 % interval; may lack classes."""
+    members: tuple[Bundle, ...]
+    """Of an ensemble; those that give a mask share `grid` and `stack`. Empty for a bundle of one network."""
     outputs_mask: bool
     outputs_classes: tuple[str, ...]
     """What the bundle speaks about, "any" among it; of any other class the result is None, never 0."""
@@ -163,12 +174,17 @@ def load_bundle(path: str | Path) -> Bundle:
     folder = Path(path)
     settings_path = folder / SETTINGS_FILE
     settings = _read_settings(settings_path)
+    is_ensemble = ENSEMBLE in settings
+    if is_ensemble:
+        settings = _as_one(settings, settings_path)
     for table in _KEYS:
         if table not in _OPTIONAL[""] or table in settings:
             _check_table(settings, table, settings_path)
     _check_values(settings, settings_path)
     _check_thresholds(settings, settings_path)
     _check_outputs(settings, settings_path)
+    if is_ensemble:
+        return _ensemble(folder, settings)
     bundle = _bundle(folder, settings)
     read_network(bundle)
     return bundle
@@ -188,6 +204,62 @@ def read_network(bundle: Bundle) -> bytes:
             "the two files do not belong together"
         )
     return data
+
+
+def ensemble_sha256(members: Iterable[Bundle]) -> str:
+    """Of the hashes of the members' networks, in their order."""
+    return hashlib.sha256("".join(member.ref.sha256 for member in members).encode()).hexdigest()
+
+
+# ---------------------------------------------------------------- ensembles
+
+
+def _as_one(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """With the tables that members have in place of an ensemble, so that all else is checked as ever."""
+    own = [table for table in _OF_MEMBERS if table in settings]
+    if own:
+        raise InferenceError(f"{path}: an ensemble has no [{own[0]}]; its members have")
+    return {**settings, **_OF_MEMBERS}
+
+
+def _ensemble(folder: Path, settings: Mapping[str, Any]) -> Bundle:
+    """Every member is a folder beside bundle.toml, and a whole bundle of one network."""
+    path, names = folder / SETTINGS_FILE, settings[ENSEMBLE]["members"]
+    if len(names) < 2 or not all(_is_folder_name(name) for name in names):
+        raise InferenceError(f"{path}: [ensemble] members must be two or more names of folders beside this file")
+    members = tuple(load_bundle(folder / name) for name in names)
+    if nested := [member for member in members if member.members]:
+        raise InferenceError(f"{nested[0].folder}: is an ensemble itself; list its members")
+    seeing = [member for member in members if member.outputs_mask]
+    if len({(member.grid, member.stack, frozenset(member.outputs_subtypes)) for member in seeing}) > 1:
+        raise InferenceError(f"{path}: members that give a mask must have the same [grid], [stack] and classes")
+    first = (seeing or members)[0]
+    bundle = replace(_bundle(folder, settings), grid=first.grid, stack=first.stack, members=members)
+    if (actual := ensemble_sha256(members)) != bundle.ref.sha256:
+        raise InferenceError(
+            f"{path}: the members have sha256 {actual} together, but it says {bundle.ref.sha256}; restore the bundle"
+        )
+    _check_members(bundle, path)
+    return bundle
+
+
+def _is_folder_name(name: object) -> bool:
+    return isinstance(name, str) and name not in ("", ".", "..") and Path(name).name == name
+
+
+def _check_members(bundle: Bundle, path: Path) -> None:
+    """That each thing which is promised is given by one of them at least."""
+    given = {
+        "mask": any(member.outputs_mask for member in bundle.members),
+        CHRONIC: any(member.outputs_chronic for member in bundle.members),
+        _BOXES: any(member.outputs_boxes for member in bundle.members),
+        **{name: any(name in member.outputs_classes for member in bundle.members) for name in CLASSES},
+    }
+    promised = {"mask": bundle.outputs_mask, CHRONIC: bundle.outputs_chronic, _BOXES: bundle.outputs_boxes}
+    promised |= dict.fromkeys(bundle.outputs_classes, True)
+    lacking = [name for name, wanted in promised.items() if wanted and not given[name]]
+    if lacking:
+        raise InferenceError(f"{path}: [outputs] {lacking[0]}: no member gives it")
 
 
 def _weights_file(network_name: str) -> str:
@@ -332,6 +404,7 @@ def _bundle(folder: Path, settings: Mapping[str, Any]) -> Bundle:
         volume_interval={
             name: (float(low), float(high)) for name, (low, high) in settings.get("volume_interval", {}).items()
         },
+        members=(),
         outputs_mask=settings["outputs"]["mask"],
         outputs_classes=tuple(settings["outputs"]["classes"]),
         outputs_chronic=settings["outputs"].get(CHRONIC, False),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Final
@@ -21,6 +20,7 @@ from triage_node.errors import InferenceError
 from triage_node.infer.answer import Answer, Network, averaged, checked
 from triage_node.infer.boxes import native_boxes
 from triage_node.infer.bundle import GRAPH, Bundle, load_bundle
+from triage_node.infer.examined import Examined, together
 from triage_node.infer.graph import GraphNetwork
 from triage_node.infer.mask import native_mask, shown_only
 from triage_node.infer.measure import volumes_ml
@@ -34,30 +34,13 @@ _BATCH: Final = 8
 """Slabs at a time: bounds the memory, and more is no faster on a CPU (measured)."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Examined:
-    """What the network says of one volume, on its own grid. Classes that the bundle does not output mean nothing."""
-
-    placement: Placement
-    pixel_probabilities: Float32Array | None
-    """(slabs, 6, size, size) float32: background and SUBTYPES; None where the bundle gives no mask. Of
-    `placement.slab_of` each slice."""
-    logits: Float32Array
-    """(slices, 6) float32: CLASSES, not calibrated."""
-    chronic: Float32Array | None
-    """(slices,) float32 logits that subdural blood there is chronic; None where the bundle does not say."""
-    boxes: Float32Array | None
-    """(slabs, k, 9) float32 as in answer.Answer; None where the bundle draws none."""
-    timings_s: dict[str, float]
-
-
 class Predictor:
     """One bundle, loaded on one device and ready."""
 
     def __init__(self, bundle_dir: str | Path, device: str = "auto") -> None:
         """`device` is "auto" (CUDA where there is one), "cpu" or "cuda". InferenceError where the bundle is refused."""
         self.bundle: Bundle = load_bundle(bundle_dir)
-        self._network = _load_network(self.bundle, device)
+        self._members = [_Member(bundle, device) for bundle in self.bundle.members or (self.bundle,)]
 
     def predict(self, volume: Volume) -> Prediction:
         """Analyse one volume. Deterministic on one machine. Identity (UIDs, paths, header) is not looked at.
@@ -87,7 +70,51 @@ class Predictor:
         )
 
     def examine(self, volume: Volume) -> Examined:
-        """What the network says, before calibration and thresholds."""
+        """What the network says, before calibration and thresholds; of an ensemble, what its members say together."""
+        said = [member.examine(volume) for member in self._members]
+        return together(said, self.bundle) if self.bundle.members else said[0]
+
+    def seen_mask(self, raw: Examined, volume: Volume) -> UInt8Array | None:
+        """The mask as if the series showed every subtype; None where the bundle gives none."""
+        if raw.pixel_probabilities is None:
+            return None
+        return native_mask(raw.pixel_probabilities, raw.placement, volume, self.bundle)
+
+    def _measured(self, mask: UInt8Array | None, volume: Volume) -> dict[str, float | None]:
+        """Volumes, as far as the bundle gives them."""
+        if mask is None:
+            return dict.fromkeys(CLASSES)
+        measured_ml = volumes_ml(mask, volume)
+        return {name: measured_ml[name] if name in self.bundle.outputs_classes else None for name in CLASSES}
+
+    def _intervals(self, measured_ml: Mapping[str, float | None]) -> dict[str, tuple[float, float] | None]:
+        """None at 0 mL too: factors of nothing would say that there surely is nothing."""
+        intervals: dict[str, tuple[float, float] | None] = {}
+        for name, volume_ml in measured_ml.items():
+            ends = self.bundle.volume_interval.get(name)
+            if not volume_ml or ends is None:
+                intervals[name] = None
+            else:
+                intervals[name] = (volume_ml * ends[0], volume_ml * ends[1])
+        return intervals
+
+    def _chronic(
+        self, raw: Examined, slices: Float32Array, series: dict[str, float | None], volume: Volume
+    ) -> float | None:
+        if raw.chronic is None or (series["subdural"] or 0.0) < OPERATING_POINT:
+            return None
+        return subdural_chronic(slices, raw.chronic, volume.weights_mm, self.bundle)
+
+
+class _Member:
+    """One network with its bundle."""
+
+    def __init__(self, bundle: Bundle, device: str) -> None:
+        self.bundle = bundle
+        self._network = _load_network(bundle, device)
+
+    def examine(self, volume: Volume) -> Examined:
+        """Of all slices of one volume."""
         started = perf_counter()
         placement = place_grid(volume, self.bundle.grid, self.bundle.stack.slab_mm)
         hu = to_grid(volume.hu, placement)
@@ -130,37 +157,6 @@ class Predictor:
             return answer
         mirrored = np.ascontiguousarray(images[..., ::-1])
         return averaged(answer, checked(self._network.ask(mirrored), len(images), self.bundle))
-
-    def seen_mask(self, raw: Examined, volume: Volume) -> UInt8Array | None:
-        """The mask as if the series showed every subtype; None where the bundle gives none."""
-        if raw.pixel_probabilities is None:
-            return None
-        return native_mask(raw.pixel_probabilities, raw.placement, volume, self.bundle)
-
-    def _measured(self, mask: UInt8Array | None, volume: Volume) -> dict[str, float | None]:
-        """Volumes, as far as the bundle gives them."""
-        if mask is None:
-            return dict.fromkeys(CLASSES)
-        measured_ml = volumes_ml(mask, volume)
-        return {name: measured_ml[name] if name in self.bundle.outputs_classes else None for name in CLASSES}
-
-    def _intervals(self, measured_ml: Mapping[str, float | None]) -> dict[str, tuple[float, float] | None]:
-        """None at 0 mL too: factors of nothing would say that there surely is nothing."""
-        intervals: dict[str, tuple[float, float] | None] = {}
-        for name, volume_ml in measured_ml.items():
-            ends = self.bundle.volume_interval.get(name)
-            if not volume_ml or ends is None:
-                intervals[name] = None
-            else:
-                intervals[name] = (volume_ml * ends[0], volume_ml * ends[1])
-        return intervals
-
-    def _chronic(
-        self, raw: Examined, slices: Float32Array, series: dict[str, float | None], volume: Volume
-    ) -> float | None:
-        if raw.chronic is None or (series["subdural"] or 0.0) < OPERATING_POINT:
-            return None
-        return subdural_chronic(slices, raw.chronic, volume.weights_mm, self.bundle)
 
 
 def _load_network(bundle: Bundle, device: str) -> Network:

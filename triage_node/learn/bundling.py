@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from triage_node.errors import UsageError
+from triage_node.infer.bundle import load_bundle
 from triage_node.infer.predict import Predictor
 from triage_node.learn.checkpoint import averaged_network
 from triage_node.learn.evaluation.heads import Case
 from triage_node.learn.experiment import TrainConfig
-from triage_node.learn.export import BundleSettings, write_bundle
+from triage_node.learn.export import BundleSettings, write_bundle, write_ensemble
 from triage_node.learn.operating import choose_settings
 from triage_node.networks import Findings, TriageNetConfig
 from triage_node.transforms import SINGLE_SLICES, Stack
@@ -34,6 +36,33 @@ def make_bundle(
     settings = choose_settings(Predictor(draft), tuning, bare, told_of=told_of)
     write_bundle(out, name=out.name, version=version, network=network, settings=settings)
     shutil.rmtree(draft)
+    return settings
+
+
+def make_ensemble(
+    members: Sequence[Path], out: Path, *, version: str, tuning: Iterable[Case], told_of: str
+) -> BundleSettings:
+    """Write a bundle of bundles, which are copied, calibrated on `tuning` as a whole. Returns its settings.
+
+    UsageError where `out` holds anything; InferenceError where a member is no bundle, or they do not go together.
+    """
+    bundles = [load_bundle(member) for member in members]
+    if out.exists() and any(out.iterdir()):
+        raise UsageError(f"{out}: is not empty; name another folder")
+    names = tuple(f"{number}-{member.resolve().name}" for number, member in enumerate(members, start=1))
+    for name, member in zip(names, members, strict=True):
+        shutil.copytree(member, out / name)
+    bare = BundleSettings(
+        network=None,
+        grid=bundles[0].grid,
+        members=names,
+        mask=any(bundle.outputs_mask for bundle in bundles),
+        boxes=any(bundle.outputs_boxes for bundle in bundles),
+        chronic=any(bundle.outputs_chronic for bundle in bundles),
+    )
+    write_ensemble(out, name=out.name, version="draft", settings=bare)
+    settings = choose_settings(Predictor(out), tuning, bare, told_of=told_of)
+    write_ensemble(out, name=out.name, version=version, settings=settings)
     return settings
 
 

@@ -15,7 +15,15 @@ from torch import nn
 
 from triage_node.domain import CLASSES, SUBTYPES
 from triage_node.errors import UsageError
-from triage_node.infer.bundle import CHRONIC, SETTINGS_FILE, WEIGHTS_FILE, SeriesWeights
+from triage_node.infer.bundle import (
+    CHRONIC,
+    ENSEMBLE,
+    SETTINGS_FILE,
+    WEIGHTS_FILE,
+    SeriesWeights,
+    ensemble_sha256,
+    load_bundle,
+)
 from triage_node.networks import NetworkConfig, network_name
 from triage_node.transforms import SINGLE_SLICES, WINDOWS_HU, Grid, Stack
 
@@ -29,8 +37,11 @@ INTENDED_USE = (
 class BundleSettings:
     """What bundle.toml holds besides name and hash; the meaning of each is in infer.bundle.Bundle."""
 
-    network: NetworkConfig
+    network: NetworkConfig | None
+    """None for an ensemble, which has `members`."""
     grid: Grid
+    members: tuple[str, ...] = ()
+    """Folders of bundles beside bundle.toml; `grid`, `stack` and windows are theirs."""
     stack: Stack = SINGLE_SLICES
     mirrored: bool = False
     mask_min_probability: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(SUBTYPES, 0.5))
@@ -65,6 +76,12 @@ def write_bundle(folder: Path, *, name: str, version: str, network: nn.Module, s
     _replace(folder / SETTINGS_FILE, text.encode())
 
 
+def write_ensemble(folder: Path, *, name: str, version: str, settings: BundleSettings) -> None:
+    """Write bundle.toml into a folder that already holds the members. InferenceError where one of them is no bundle."""
+    sha256 = ensemble_sha256(load_bundle(folder / member) for member in settings.members)
+    _replace(folder / SETTINGS_FILE, _toml(name, version, sha256, settings).encode())
+
+
 def _halved(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.half().contiguous() if tensor.is_floating_point() else tensor.contiguous()
 
@@ -76,7 +93,6 @@ def _replace(path: Path, data: bytes) -> None:
 
 
 def _toml(name: str, version: str, sha256: str, settings: BundleSettings) -> str:
-    centres, widths = zip(*settings.windows_hu, strict=True)
     thresholds = {"series_min_probability": settings.series_min_probability, "speck_mm3": settings.speck_mm3}
     thresholds |= {"box_min_probability": settings.box_min_probability} if settings.boxes else {}
     outputs = {"mask": settings.mask, "classes": list(CLASSES), CHRONIC: settings.chronic, "boxes": settings.boxes}
@@ -85,11 +101,7 @@ def _toml(name: str, version: str, sha256: str, settings: BundleSettings) -> str
     return "\n".join(
         [
             *_lines(name=name, version=version, sha256=sha256, intended_use=INTENDED_USE),
-            *_table("network", name=network_name(settings.network), mirrored=settings.mirrored),
-            *_table("network.config", **asdict(settings.network)),
-            *_table("grid", size_px=settings.grid.size_px, spacing_mm=settings.grid.spacing_mm),
-            *_table("stack", **asdict(settings.stack)),
-            *_table("windows", centres_hu=list(centres), widths_hu=list(widths)),
+            *_model(settings),
             "",
             *[f"# {remark}" for remark in settings.remarks],
             *_table("thresholds", **thresholds)[1:],
@@ -102,6 +114,19 @@ def _toml(name: str, version: str, sha256: str, settings: BundleSettings) -> str
             "",
         ]
     )
+
+
+def _model(settings: BundleSettings) -> list[str]:
+    if settings.network is None:
+        return _table(ENSEMBLE, members=list(settings.members))
+    centres, widths = zip(*settings.windows_hu, strict=True)
+    return [
+        *_table("network", name=network_name(settings.network), mirrored=settings.mirrored),
+        *_table("network.config", **asdict(settings.network)),
+        *_table("grid", size_px=settings.grid.size_px, spacing_mm=settings.grid.spacing_mm),
+        *_table("stack", **asdict(settings.stack)),
+        *_table("windows", centres_hu=list(centres), widths_hu=list(widths)),
+    ]
 
 
 def _table(title: str, **values: Any) -> list[str]:
