@@ -256,6 +256,17 @@ def _ensemble(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _vary(parsed: argparse.Namespace) -> int:
+    from triage_node.learn.augment import AugmentConfig
+    from triage_node.learn.experiment import read_config
+    from triage_node.learn.offline import vary_shards
+
+    config = read_config(parsed.experiment).augment if parsed.experiment else AugmentConfig()
+    shards = vary_shards(parsed.shards, parsed.into, config, copies=parsed.copies, seed=parsed.seed)
+    print(f"{shards} shard(s) in {parsed.into}")
+    return 0
+
+
 def _import(parsed: argparse.Namespace) -> int:
     from triage_node.learn.data.shards import import_layout
 
@@ -460,6 +471,13 @@ def parser() -> argparse.ArgumentParser:
     ensemble.add_argument("--tuning", type=Path, required=True, metavar="DIR", help="shards that no member saw")
     ensemble.add_argument("--tuning-origin", default="the tuning heads", metavar="TEXT", help="what these heads are")
     ensemble.add_argument("--bundle-version", default="1", metavar="V")
+
+    vary = command("vary", _vary, "write varied copies of shards; training varies at every pass as well")
+    vary.add_argument("shards", type=Path, metavar="DIR")
+    vary.add_argument("--into", type=Path, required=True, metavar="DIR")
+    vary.add_argument("--copies", type=int, default=1)
+    vary.add_argument("--experiment", type=Path, metavar="CONFIG", help="how: its [augment]; default: the defaults")
+    vary.add_argument("--seed", type=int, default=1)
 
     imported = command("import", _import, "a data set as shards for training, split by patient (docs/data-sets.md)")
     imported.add_argument("layout", choices=DATA_LAYOUTS[:-1], metavar="LAYOUT", help=", ".join(DATA_LAYOUTS[:-1]))

@@ -15,11 +15,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
+from scipy.special import expit
 
 from triage_node.domain import Float32Array, Float64Array, Int16Array, Int64Array, Volume
 
 WINDOWS_HU: Final = ((40.0, 80.0), (80.0, 200.0), (600.0, 2800.0))
 """(centre, width) of the three network channels: brain, subdural, bone."""
+WINDOW_SETS: Final = {"brain": WINDOWS_HU[0], "subdural": WINDOWS_HU[1], "stroke": (40.0, 40.0), "bone": WINDOWS_HU[2]}
+"""(centre, width) by the name that an experiment knows it by."""
 PADDING_HU: Final = -1024.0
 """What lies outside an image: air (domain.Volume)."""
 _TISSUE_HU: Final = -200.0
@@ -36,25 +39,71 @@ _NEIGHBOUR_REACH: Final = 2.0
 # ---------------------------------------------------------------- windows
 
 
-def windowed(hu: NDArray[np.floating] | Int16Array, windows_hu: Sequence[tuple[float, float]]) -> Float32Array:
+@dataclass(frozen=True, kw_only=True)
+class Appearance:
+    """How HU become what a network sees. Equalising and stretching need scikit-image, and so does who serves them."""
+
+    windows_hu: tuple[tuple[float, float], ...] = WINDOWS_HU
+    """(centre, width) of each channel."""
+    sigmoid: bool = False
+    """Soft windows, 1/255 and 254/255 at their ends, in place of straight lines between hard ends."""
+    stretched: bool = False
+    """Each channel of each slice from its 2nd to its 98th percentile."""
+    equalised: bool = False
+    """The histogram of each channel of each slice made flat."""
+    brain_only: bool = False
+    """The skull and what lies outside it removed first (triage_node.skull)."""
+
+    @property
+    def plain(self) -> bool:
+        """Nothing but windows with hard ends."""
+        return not (self.sigmoid or self.stretched or self.equalised or self.brain_only)
+
+
+def windowed(
+    hu: NDArray[np.floating] | Int16Array, windows_hu: Sequence[tuple[float, float]], *, sigmoid: bool = False
+) -> Float32Array:
     """HU of any shape (..., rows, columns) to channels (..., windows, rows, columns) float32 in 0..1."""
-    channels = [(np.asarray(hu, np.float32) - (centre - width / 2)) / width for centre, width in windows_hu]
-    stacked = np.stack(channels, axis=-3)
+    values = np.asarray(hu, np.float32)
+    if sigmoid:
+        steep = [2 * np.log(254.0) / width for _, width in windows_hu]
+        soft = [expit((values - centre) * np.float32(k)) for (centre, _), k in zip(windows_hu, steep, strict=True)]
+        return np.asarray(np.stack(soft, axis=-3), np.float32)
+    stacked = np.stack([(values - (centre - width / 2)) / width for centre, width in windows_hu], axis=-3)
     return np.clip(stacked, 0.0, 1.0, out=stacked)
 
 
+def channels_of(hu: NDArray[np.floating], appearance: Appearance, windows: int | None = None) -> Float32Array:
+    """(slices, size, size) HU, its skull already removed where it is to be, to (slices, windows, size, size) in 0..1.
+
+    The first `windows` of the appearance, or all of them.
+    """
+    images = windowed(hu, appearance.windows_hu[:windows], sigmoid=appearance.sigmoid)
+    if not (appearance.stretched or appearance.equalised):
+        return images
+    from skimage import exposure
+
+    for image in images.reshape(-1, *images.shape[-2:]):
+        if appearance.stretched:
+            low, high = np.percentile(image, (2, 98))
+            image[:] = exposure.rescale_intensity(image, (low, max(high, low + 1e-3)), (0.0, 1.0))
+        if appearance.equalised:
+            image[:] = exposure.equalize_hist(image)
+    return images
+
+
 def network_images(
-    hu: Float32Array, chosen: slice, windows_hu: Sequence[tuple[float, float]], neighbours: Int64Array | None = None
+    hu: Float32Array, chosen: slice, appearance: Appearance, neighbours: Int64Array | None = None
 ) -> Float32Array:
     """What a network sees of `chosen` out of `hu` (slices, size, size) HU: (chosen, channels, size, size) float32.
 
     The channels are the windows; with `neighbours` (of `neighbour_indices`) also the first window of the neighbour
     below and of the one above.
     """
-    images = windowed(hu[chosen], windows_hu)
+    images = channels_of(hu[chosen], appearance)
     if neighbours is None:
         return images
-    below, above = (windowed(hu[neighbours[chosen, side]], windows_hu[:1]) for side in (0, 1))
+    below, above = (channels_of(hu[neighbours[chosen, side]], appearance, windows=1) for side in (0, 1))
     return np.concatenate([images, below, above], axis=-3)
 
 

@@ -22,7 +22,7 @@ from triage_node.learn.checkpoint import BEST
 from triage_node.learn.dataset import STORED_GRID, UNKNOWN_KIND
 from triage_node.learn.evaluation.heads import Case
 from triage_node.learn.evaluation.shards import iterate_shards
-from triage_node.learn.experiment import TrainConfig
+from triage_node.learn.experiment import ImagesConfig, TrainConfig
 from triage_node.networks import NetworkConfig, TriageNetConfig, network_of
 from triage_node.networks.double_branch import DoubleBranchConfig
 from triage_node.networks.plain_cnn import PlainCnnConfig
@@ -88,6 +88,22 @@ def test_a_bundle_promises_what_its_network_gives(
     assert (prediction.mask is None) == ("mask" not in gives)
     assert (prediction.boxes is None) == ("boxes" not in gives)
     assert (set(prediction.volumes_ml.values()) == {None}) == ("mask" not in gives)
+
+
+def test_what_an_experiment_shows_a_network_the_node_shows_it(shards: Path, tmp_path: Path) -> None:
+    images = ImagesConfig(windows=("stroke", "brain"), sigmoid=True, stretched=True, brain_only=True)
+    network = PlainCnnConfig(in_channels=2, widths=(4, 4), pooled_px=2, dense_width=4)
+    config = replace(trained(network, shards, tmp_path / "run"), images=images)
+    make_bundle(config, tmp_path / "ours", version="1", tuning=iterate_shards(shards), told_of="noise")
+    assert load_bundle(tmp_path / "ours").appearance == images.appearance
+    case = next(iter(iterate_shards(shards)))
+    said = Predictor(tmp_path / "ours", "cpu").examine(case.volume).logits
+    settings = tmp_path / "ours" / "bundle.toml"
+    for line in ("sigmoid = true\n", "stretched = true\n", "brain_only = true\n"):
+        text = settings.read_text()
+        settings.write_text(text.replace(line, ""))
+        assert not np.allclose(Predictor(tmp_path / "ours", "cpu").examine(case.volume).logits, said, atol=1e-5), line
+        settings.write_text(text)
 
 
 def test_the_command_calibrates_on_the_validation_of_the_experiment(

@@ -13,7 +13,7 @@ import pytest
 from triage_node import cli, config
 from triage_node.domain import NOT_ANALYZED_TEXT
 from triage_node.infer.bundle import load_bundle
-from triage_node.learn.experiment import read_config
+from triage_node.learn.experiment import ImagesConfig, read_config
 from triage_node.learn.losses import ClassWeights, LossWeights
 from triage_node.learn.pool import PoolConfig
 from triage_node.networks import NETWORKS, build_network
@@ -23,6 +23,7 @@ EXPERIMENT_KEYS = {
     "pool": [each.name for each in fields(PoolConfig)],
     "losses": [each.name for each in fields(LossWeights)],
     "losses.class_weights": [each.name for each in fields(ClassWeights)],
+    "images": [each.name for each in fields(ImagesConfig)],
     "network": [each.name for each in fields(PlainCnnConfig)],
 }
 ROOT = Path(__file__).parents[2]

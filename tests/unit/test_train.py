@@ -15,13 +15,14 @@ import torch
 from safetensors.torch import load_file
 
 from triage_node.domain import SUBTYPES
-from triage_node.errors import ConfigError, TrainingError
-from triage_node.learn.augment import AugmentConfig, augment
+from triage_node.errors import ConfigError, TrainingError, UsageError
+from triage_node.learn.augment import AugmentConfig, augment, to_network
 from triage_node.learn.checkpoint import CHECKPOINT, averaged_network
 from triage_node.learn.curves import CURVES
-from triage_node.learn.dataset import STORED_GRID
-from triage_node.learn.experiment import TrainConfig, read_config
+from triage_node.learn.dataset import STORED_GRID, open_shard, shard_paths
+from triage_node.learn.experiment import ImagesConfig, TrainConfig, read_config
 from triage_node.learn.losses import LossWeights, losses, total
+from triage_node.learn.offline import vary_shards
 from triage_node.learn.picture import PictureConfig, as_pictures
 from triage_node.learn.pool import Drawn, PoolConfig, SlicePool, neighbours
 from triage_node.learn.pose import Framing, PoseConfig, Slices, head_framing, posed
@@ -32,7 +33,8 @@ from triage_node.networks.plain_cnn import PlainCnnConfig
 from triage_node.networks.resnet50v2_yolo import ResNet50V2YoloConfig
 from triage_node.networks.unet4 import UNet4Config
 from triage_node.picture import WHITE_HU
-from triage_node.transforms import Grid
+from triage_node.skull import without_skull
+from triage_node.transforms import Appearance, Grid, network_images
 
 NETWORK = TriageNetConfig(base_width=4, levels=3, context_kernel_px=3, head_width=8)
 SMALL = Grid(size_px=32, spacing_mm=6.75)
@@ -390,6 +392,49 @@ def test_an_experiment_file_sets_every_level(tmp_path: Path) -> None:
     assert (config.augment.lone_share, config.ema) == (0.5, 1.0)
 
 
+def test_what_the_network_sees_is_what_inference_makes_of_the_same_slice(drawn: Drawn) -> None:
+    still = AugmentConfig(pose=STILL, picture_share=0.0, lone_share=1.0)
+    for images in (
+        ImagesConfig(windows=("brain", "stroke")),
+        ImagesConfig(sigmoid=True, windows=("stroke",)),
+        ImagesConfig(stretched=True),
+        ImagesConfig(equalised=True),
+        ImagesConfig(brain_only=True),
+    ):
+        hu = drawn.hu[:, 1].numpy()
+        shown = to_network(drawn.hu[:, 1:2], images.appearance, STORED_GRID.spacing_mm)
+        if images.brain_only:
+            hu = without_skull(hu, STORED_GRID.spacing_mm)
+        own = np.arange(len(hu))
+        expected = network_images(hu, slice(None), images.appearance, np.stack([own, own], axis=1))
+        np.testing.assert_allclose(shown.numpy(), expected, atol=1e-5)
+        views = augment(drawn, STORED_GRID, SMALL, still, seed=1, appearance=images.appearance)
+        assert views.images.shape[1] == len(images.windows) + 2
+
+
+def test_an_experiment_says_what_the_network_sees(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    lines = 'shards = "s"\nrun = "r"\nsteps = 5\n[network]\nname = "unet4"\nin_channels = 2\n'
+    path.write_text(f'{lines}[images]\nwindows = ["stroke", "bone"]\nsigmoid = true\n')
+    appearance = read_config(path).images.appearance
+    assert appearance == Appearance(windows_hu=((40.0, 40.0), (600.0, 2800.0)), sigmoid=True)
+
+
+def test_copies_are_made_once_and_a_head_is_varied_as_one(shards: Path, tmp_path: Path) -> None:
+    turned = AugmentConfig(pose=replace(STILL, turn_deg=30.0, shift_mm=20.0, fill_nearest=True))
+    assert vary_shards(shards, tmp_path / "out", turned, copies=2, seed=1) == 2
+    before, (first, second) = open_shard(shards / "shard-00000"), map(open_shard, shard_paths(tmp_path / "out"))
+    assert first.hu.shape == before.hu.shape
+    assert not np.array_equal(first.depth, second.depth)
+    for head in range(HEADS):
+        depths = first.depth[head * SLICES : (head + 1) * SLICES]
+        assert (depths == depths[0]).all()
+    assert not np.array_equal(first.depth[0], first.depth[SLICES])
+    assert np.count_nonzero(first.truth[3] == SUBDURAL) == pytest.approx(np.count_nonzero(before.truth[3]), rel=0.15)
+    with pytest.raises(UsageError, match="is not empty"):
+        vary_shards(shards, tmp_path / "out", turned, copies=1, seed=1)
+
+
 def test_an_experiment_file_names_its_network(tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
     path.write_text(
@@ -410,6 +455,9 @@ def test_an_experiment_file_names_its_network(tmp_path: Path) -> None:
         ("[augment]\nspots_mm = [1.0]", r"augment.spots_mm must be .*, not \[1.0\]"),
         ("[grid]\nsize_px = 100\nspacing_mm = 2.0", "a grid of 100 px; write a multiple of 16"),
         ("steps = = 5", "is not valid TOML"),
+        ('[images]\nwindows = ["lung"]', r"\[images\] no window 'lung'; there are: brain, subdural, stroke, bone"),
+        ('[images]\nwindows = ["brain"]', r"\[images\] gives 1 window\(s\); write \[network\] windows = 1"),
+        ("[images]\nsigmoid = 1", "images.sigmoid must be bool, not 1"),
         ('[network]\nname = "vnet"', r"\[network\] no network is called 'vnet'; there are: triagenet, "),
         ('[network]\nname = "vgg16"\nbase_width = 8', r"\[network\] unknown key 'base_width'; known: in_channels"),
         ('[network]\nname = "vgg16"', "a grid of (112|144) px; write a multiple of 32"),

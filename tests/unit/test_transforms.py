@@ -11,8 +11,10 @@ from triage_node.domain import Volume
 from triage_node.transforms import (
     PADDING_HU,
     WINDOWS_HU,
+    Appearance,
     Axis,
     Grid,
+    channels_of,
     from_grid,
     native_box,
     neighbour_indices,
@@ -191,12 +193,12 @@ def test_a_neighbour_is_nearest_to_its_distance_and_not_too_far(
 def test_images_are_the_windows_and_the_first_window_of_both_neighbours() -> None:
     hu = np.stack([np.full((2, 2), value, np.float32) for value in (0, 20, 40, 60)])
     neighbours = neighbour_indices(np.arange(4) * 5.0, 5.0)
-    images = network_images(hu, slice(1, 4), WINDOWS_HU, neighbours)
+    images = network_images(hu, slice(1, 4), Appearance(), neighbours)
     assert images.shape == (3, len(WINDOWS_HU) + 2, 2, 2)
     np.testing.assert_array_equal(images[:, :3], windowed(hu[1:4], WINDOWS_HU))
     np.testing.assert_allclose(images[:, 3, 0, 0], [0.0, 0.25, 0.5])
     np.testing.assert_allclose(images[:, 4, 0, 0], [0.5, 0.75, 0.75])
-    np.testing.assert_array_equal(network_images(hu, slice(1, 4), WINDOWS_HU), windowed(hu[1:4], WINDOWS_HU))
+    np.testing.assert_array_equal(network_images(hu, slice(1, 4), Appearance()), windowed(hu[1:4], WINDOWS_HU))
 
 
 def test_a_slab_is_the_mean_of_its_slices_by_their_weights() -> None:
@@ -233,3 +235,34 @@ def test_the_box_holds_every_pixel_that_is_reached(spacing_mm: float, turned: bo
     np.testing.assert_array_equal(from_grid(chosen[None].astype(np.float32), placement, 0, box), whole[:, *box])
     assert whole[:, *box].sum() == pytest.approx(whole.sum(), rel=1e-6)
     assert whole[:, *box].size < whole.size / 2
+
+
+# ---------------------------------------------------------------- appearance
+
+
+def test_soft_windows_reach_1_of_255_at_their_ends() -> None:
+    hu = np.array([[[0.0, 40.0, 80.0, -1000.0, 1000.0]]], np.float32)
+    soft = windowed(hu, [(40.0, 80.0)], sigmoid=True)[0, 0, 0]
+    np.testing.assert_allclose(soft, [1 / 255, 0.5, 254 / 255, 0, 1], atol=1e-4)
+
+
+def test_stretching_and_equalising_are_of_each_channel_of_each_slice() -> None:
+    rng = np.random.default_rng(0)
+    hu = np.stack([rng.normal(30, 2, (64, 64)), rng.normal(50, 8, (64, 64))]).astype(np.float32)
+    for appearance in (Appearance(stretched=True), Appearance(equalised=True)):
+        images = channels_of(hu, appearance)
+        assert images.shape == (2, 3, 64, 64)
+        assert images.dtype == np.float32
+        assert (images.min(axis=(2, 3)) < 0.05).all()
+        assert (images.max(axis=(2, 3)) > 0.95).all()
+    deciles = np.quantile(channels_of(hu, Appearance(equalised=True))[0, 0], np.linspace(0.1, 0.9, 9))
+    np.testing.assert_allclose(deciles, np.linspace(0.1, 0.9, 9), atol=0.02)
+    assert np.isfinite(channels_of(np.full((1, 8, 8), 40, np.float32), Appearance(stretched=True))).all()
+
+
+def test_neighbours_look_like_the_slice_itself() -> None:
+    hu = np.random.default_rng(0).normal(40, 20, (3, 8, 8)).astype(np.float32)
+    appearance = Appearance(sigmoid=True)
+    neighbours = np.array([[0, 1], [0, 2], [1, 2]])
+    images = network_images(hu, slice(1, 2), appearance, neighbours)
+    np.testing.assert_array_equal(images[0, 3:], channels_of(hu[[0, 2]], appearance)[:, 0])

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from triage_node.domain import CLASSES, OPERATING_POINT, SUBTYPES, BundleRef
 from triage_node.errors import InferenceError
-from triage_node.transforms import SINGLE_SLICES, Grid, Stack
+from triage_node.transforms import SINGLE_SLICES, Appearance, Grid, Stack
 
 SETTINGS_FILE: Final = "bundle.toml"
 WEIGHTS_FILE: Final = "weights.safetensors"
@@ -61,6 +61,7 @@ _KEYS: Final[Mapping[str, Mapping[str, type]]] = {
     "volume_interval": {},
 }
 """Every key of bundle.toml, by table, and its type."""
+_APPEARANCE: Final = ("sigmoid", "stretched", "equalised", "brain_only")
 _OF_MEMBERS: Final[Mapping[str, Any]] = {
     "network": {"name": ENSEMBLE, "config": {}},
     "grid": {"size_px": 1, "spacing_mm": 1.0},
@@ -71,6 +72,7 @@ _OPTIONAL: Final[Mapping[str, Mapping[str, type]]] = {
     "": {"stack": dict, "series": dict, "volume_interval": dict, ENSEMBLE: dict},
     "network": {"config": dict, "mirrored": bool},
     "stack": {"neighbour_mm": float, "slab_mm": float},
+    "windows": dict.fromkeys(_APPEARANCE, bool),
     "calibration.slope": {CHRONIC: float},
     "calibration.offset": {CHRONIC: float},
     "thresholds": {_BOX_THRESHOLD: float},
@@ -104,8 +106,8 @@ class Bundle:
     """Whether the network also sees every image mirrored left to right; what it says is averaged."""
     grid: Grid
     stack: Stack
-    windows_hu: tuple[tuple[float, float], ...]
-    """(centre, width) of each network channel."""
+    appearance: Appearance
+    """How HU become what the network sees."""
     mask_min_probability: Mapping[str, float]
     """By subtype: a pixel whose likeliest subtype it is belongs to the mask from this probability of any blood on."""
     series_min_probability: float
@@ -139,7 +141,7 @@ class Bundle:
     @property
     def channels(self) -> int:
         """Of the images that the network sees (transforms.network_images)."""
-        return len(self.windows_hu) + (2 if self.stack.neighbours else 0)
+        return len(self.appearance.windows_hu) + (2 if self.stack.neighbours else 0)
 
     @property
     def outputs_subtypes(self) -> tuple[str, ...]:
@@ -313,6 +315,8 @@ def _check_values(settings: Mapping[str, Any], path: Path) -> None:
     windows = settings["windows"]
     if not 0 < len(windows["centres_hu"]) == len(windows["widths_hu"]):
         raise InferenceError(f"{path}: [windows] centres_hu and widths_hu must be of one length")
+    if (windows.get("stretched") or windows.get("equalised")) and find_spec("skimage") is None:
+        raise InferenceError(f"{path}: [windows] stretched and equalised need scikit-image: pip install scikit-image")
     numbers = [*windows["centres_hu"], *windows["widths_hu"]]
     if not all(_is_of(number, float) for number in numbers) or min(windows["widths_hu"]) <= 0:
         raise InferenceError(f"{path}: [windows] holds numbers, and widths are above 0")
@@ -388,9 +392,12 @@ def _bundle(folder: Path, settings: Mapping[str, Any]) -> Bundle:
         mirrored=settings["network"].get("mirrored", False),
         grid=Grid(size_px=settings["grid"]["size_px"], spacing_mm=float(settings["grid"]["spacing_mm"])),
         stack=_stack(settings),
-        windows_hu=tuple(
-            (float(centre), float(width))
-            for centre, width in zip(windows["centres_hu"], windows["widths_hu"], strict=True)
+        appearance=Appearance(
+            windows_hu=tuple(
+                (float(centre), float(width))
+                for centre, width in zip(windows["centres_hu"], windows["widths_hu"], strict=True)
+            ),
+            **{name: windows[name] for name in _APPEARANCE if name in windows},
         ),
         mask_min_probability={name: float(value) for name, value in thresholds["mask_min_probability"].items()},
         series_min_probability=float(thresholds["series_min_probability"]),

@@ -26,6 +26,7 @@ from triage_node.infer.mask import native_mask, shown_only
 from triage_node.infer.measure import volumes_ml
 from triage_node.infer.series import calibrated, series_probabilities, subdural_chronic, weights_for
 from triage_node.infer.weights import WeightsNetwork
+from triage_node.skull import without_skull
 from triage_node.transforms import Placement, neighbour_indices, network_images, place_grid, to_grid
 
 __all__ = ["Examined", "Predictor"]
@@ -118,6 +119,8 @@ class _Member:
         started = perf_counter()
         placement = place_grid(volume, self.bundle.grid, self.bundle.stack.slab_mm)
         hu = to_grid(volume.hu, placement)
+        if self.bundle.appearance.brain_only:
+            hu = without_skull(hu, self.bundle.grid.spacing_mm)
         prepared = perf_counter()
         said = self._ask(hu, placement)
         assert said.logits is not None  # checked
@@ -140,7 +143,7 @@ class _Member:
         boxes: list[Float32Array] = []
         for first in range(0, slabs, _BATCH):
             chosen = slice(first, min(first + _BATCH, slabs))
-            images = network_images(hu, chosen, bundle.windows_hu, neighbours)
+            images = network_images(hu, chosen, bundle.appearance, neighbours)
             answer = self._ask_of(images)
             for whole, part in ((pixels, answer.pixels), (logits, answer.logits), (chronic, answer.chronic)):
                 if whole is not None:

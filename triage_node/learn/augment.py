@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -22,7 +23,8 @@ from triage_node.learn.picture import PictureConfig, as_pictures
 from triage_node.learn.pool import Drawn
 from triage_node.learn.pose import Framing, PoseConfig, Slices, head_framing, posed
 from triage_node.picture import HEAD_MM
-from triage_node.transforms import WINDOWS_HU, Grid
+from triage_node.skull import without_skull
+from triage_node.transforms import Appearance, Grid, channels_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,11 +86,19 @@ class Views(NamedTuple):
     """(n, size, size) float32, below the inner table; 0 outside the skull."""
 
 
+_USUAL = Appearance()
 _TISSUE_MIDDLE_HU = 32.0
 _SPOTS = 3
 
 
-def augment(drawn: Drawn, source: Grid, target: Grid, config: AugmentConfig, seed: int) -> Views:
+def augment(
+    drawn: Drawn,
+    source: Grid,
+    target: Grid,
+    config: AugmentConfig,
+    seed: int,
+    appearance: Appearance = _USUAL,
+) -> Views:
     """A batch on `source` to what the network sees of it on `target`, all drawn from `seed`. Needs MONAI."""
     from monai.data import set_track_meta
 
@@ -105,23 +115,47 @@ def augment(drawn: Drawn, source: Grid, target: Grid, config: AugmentConfig, see
         slices = posed(slices, framing.taken(places), source, target, config.pose, seed + number)
         slices = _varied(slices, target, config, Chance(seed + number, len(places)))
         slices = _scanned(slices, config, Chance(seed + number + 2, len(places)), seed + number)
-        parts.append(_views(_with_pictures(slices, as_picture[places], target, config.picture, seed + number)))
+        slices = _with_pictures(slices, as_picture[places], target, config.picture, seed + number)
+        parts.append(_views(slices, appearance, target))
     order = torch.cat(groups).argsort()
     images, truth, depth_mm = (torch.cat(tensors)[order] for tensors in zip(*parts, strict=True))
     return Views(images=images, truth=truth, depth_mm=depth_mm)
 
 
-def to_network(hu: Tensor) -> Tensor:
+def varied_alike(slices: Slices, grid: Grid, config: AugmentConfig, seed: int) -> Slices:
+    """Stacks of any number of slices on `grid`, each stack posed, varied and scanned as one; no pictures."""
+    from monai.data import set_track_meta
+
+    set_track_meta(False)
+    count = len(slices.hu)
+    as_it_is = Framing(middle_px=torch.zeros(count, 2), zoom=torch.ones(count))
+    slices = posed(slices, as_it_is, grid, grid, config.pose, seed)
+    slices = _varied(slices, grid, config, Chance(seed, count))
+    return _scanned(slices, config, Chance(seed + 1, count), seed + 2)
+
+
+def to_network(hu: Tensor, appearance: Appearance = _USUAL, spacing_mm: float = 1.0) -> Tensor:
     """(n, slices, size, size) HU to (n, windows + 2, size, size) channels in 0..1.
 
-    `slices` is 3 (below, the slice, above) or 1 (the slice, which then stands in for both). The windows of
-    transforms.WINDOWS_HU of the slice, then the first window of the neighbours below and above.
+    `slices` is 3 (below, the slice, above) or 1 (the slice, which then stands in for both). The windows of the slice,
+    then the first window of the neighbours below and above; as inference has it (transforms.network_images).
     """
     below, own, above = hu[:, 0], hu[:, hu.shape[1] // 2], hu[:, -1]
-    first = WINDOWS_HU[0]
-    shown = [*((own, window) for window in WINDOWS_HU), (below, first), (above, first)]
+    if not appearance.plain:
+        return _made_up(below, own, above, appearance, spacing_mm)
+    first = appearance.windows_hu[0]
+    shown = [*((own, window) for window in appearance.windows_hu), (below, first), (above, first)]
     channels = [(image - (centre - width / 2)) / width for image, (centre, width) in shown]
     return torch.stack(channels, dim=1).clamp(0.0, 1.0)
+
+
+def _made_up(below: Tensor, own: Tensor, above: Tensor, appearance: Appearance, spacing_mm: float) -> Tensor:
+    """By the same code as inference."""
+    images = [image.numpy() for image in (own, below, above)]
+    if appearance.brain_only:
+        images = [without_skull(image, spacing_mm) for image in images]
+    shown = [channels_of(image, appearance, windows) for image, windows in zip(images, (None, 1, 1), strict=True)]
+    return torch.from_numpy(np.concatenate(shown, axis=1))
 
 
 def _framing(hu: Tensor, as_picture: Tensor, source: Grid, picture: PictureConfig, chance: Chance) -> Framing:
@@ -144,10 +178,12 @@ def _with_pictures(slices: Slices, as_picture: Tensor, grid: Grid, config: Pictu
     return replace(slices, hu=hu)
 
 
-def _views(slices: Slices) -> Views:
+def _views(slices: Slices, appearance: Appearance, grid: Grid) -> Views:
     middle = slices.hu.shape[1] // 2
     return Views(
-        images=to_network(slices.hu), truth=slices.truth[:, middle].long(), depth_mm=slices.depth_mm[:, middle]
+        images=to_network(slices.hu, appearance, grid.spacing_mm),
+        truth=slices.truth[:, middle].long(),
+        depth_mm=slices.depth_mm[:, middle],
     )
 
 

@@ -76,6 +76,7 @@ def _settings(network: Any, config: TrainConfig) -> BundleSettings:
         network=config.network,
         grid=config.grid,
         stack=Stack(neighbours=True) if sees_neighbours else SINGLE_SLICES,
+        appearance=config.images.appearance,
         mask=given.pixels is not None,
         boxes=given.boxes is not None,
         chronic=given.chronic is not None,

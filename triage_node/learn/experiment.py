@@ -13,7 +13,30 @@ from triage_node.learn.augment import AugmentConfig
 from triage_node.learn.losses import LossWeights
 from triage_node.learn.pool import PoolConfig
 from triage_node.networks import NetworkConfig, TriageNetConfig, network_type
-from triage_node.transforms import Grid
+from triage_node.transforms import WINDOW_SETS, Appearance, Grid
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagesConfig:
+    """What the network sees of a slice, see transforms.Appearance."""
+
+    windows: tuple[str, ...] = ("brain", "subdural", "bone")
+    """Of transforms.WINDOW_SETS, a channel each."""
+    sigmoid: bool = False
+    stretched: bool = False
+    equalised: bool = False
+    brain_only: bool = False
+
+    @property
+    def appearance(self) -> Appearance:
+        """The same with the windows in HU. KeyError for one of another name."""
+        return Appearance(
+            windows_hu=tuple(WINDOW_SETS[name] for name in self.windows),
+            sigmoid=self.sigmoid,
+            stretched=self.stretched,
+            equalised=self.equalised,
+            brain_only=self.brain_only,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +73,7 @@ class TrainConfig:
     """Validations on the fine grid without a better loss, after which training ends."""
     network: NetworkConfig = field(default_factory=TriageNetConfig)
     """[network] name is one of networks.NETWORKS (default: triagenet); its other keys are the choices of that one."""
+    images: ImagesConfig = field(default_factory=ImagesConfig)
     pool: PoolConfig = field(default_factory=PoolConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     losses: LossWeights = field(default_factory=LossWeights)
@@ -68,10 +92,24 @@ def read_config(path: Path) -> TrainConfig:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: is not valid TOML ({error})") from error
     config: TrainConfig = _built(TrainConfig, values, path, "")
+    _check_images(config, path)
     for grid in {config.grid_at(0), config.grid_at(config.steps)}:
         if grid.size_px % config.network.multiple_px:
             raise ConfigError(f"{path}: a grid of {grid.size_px} px; write a multiple of {config.network.multiple_px}")
     return config
+
+
+def _check_images(config: TrainConfig, path: Path) -> None:
+    unknown = [name for name in config.images.windows if name not in WINDOW_SETS]
+    if unknown:
+        raise ConfigError(f"{path}: [images] no window {unknown[0]!r}; there are: {', '.join(WINDOW_SETS)}")
+    wanted = len(config.images.windows) + (2 if isinstance(config.network, TriageNetConfig) else 0)
+    if config.network.in_channels != wanted:
+        key = "windows" if isinstance(config.network, TriageNetConfig) else "in_channels"
+        raise ConfigError(
+            f"{path}: [images] gives {len(config.images.windows)} window(s); write [network] {key} = "
+            f"{len(config.images.windows)}"
+        )
 
 
 def _built(kind: type, values: Mapping[str, Any], path: Path, table: str) -> Any:
@@ -122,6 +160,6 @@ def _value(hint: Any, value: Any, path: Path, key: str) -> Any:
             return numbers
     elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
-    elif hint in (int, str) and type(value) is hint:
+    elif hint in (int, str, bool) and type(value) is hint:
         return value
     raise ConfigError(f"{path}: {key} must be {getattr(hint, '__name__', hint)}, not {value!r}")

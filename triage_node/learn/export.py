@@ -25,7 +25,7 @@ from triage_node.infer.bundle import (
     load_bundle,
 )
 from triage_node.networks import NetworkConfig, network_name
-from triage_node.transforms import SINGLE_SLICES, WINDOWS_HU, Grid, Stack
+from triage_node.transforms import SINGLE_SLICES, Appearance, Grid, Stack
 
 INTENDED_USE = (
     "Research: triage of adult non-contrast axial head CT for suspected intracranial hemorrhage. "
@@ -50,7 +50,7 @@ class BundleSettings:
     calibration: Mapping[str, tuple[float, float]] = field(default_factory=lambda: dict.fromkeys(CLASSES, (1.0, 0.0)))
     series: Mapping[str, SeriesWeights] = field(default_factory=dict)
     volume_interval: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    windows_hu: tuple[tuple[float, float], ...] = WINDOWS_HU
+    appearance: Appearance = Appearance()
     mask: bool = True
     boxes: bool = False
     box_min_probability: float = 0.5
@@ -119,13 +119,14 @@ def _toml(name: str, version: str, sha256: str, settings: BundleSettings) -> str
 def _model(settings: BundleSettings) -> list[str]:
     if settings.network is None:
         return _table(ENSEMBLE, members=list(settings.members))
-    centres, widths = zip(*settings.windows_hu, strict=True)
+    centres, widths = zip(*settings.appearance.windows_hu, strict=True)
+    changes = {name: True for name, value in asdict(settings.appearance).items() if value is True}
     return [
         *_table("network", name=network_name(settings.network), mirrored=settings.mirrored),
         *_table("network.config", **asdict(settings.network)),
         *_table("grid", size_px=settings.grid.size_px, spacing_mm=settings.grid.spacing_mm),
         *_table("stack", **asdict(settings.stack)),
-        *_table("windows", centres_hu=list(centres), widths_hu=list(widths)),
+        *_table("windows", centres_hu=list(centres), widths_hu=list(widths), **changes),
     ]
 
 

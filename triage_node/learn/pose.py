@@ -32,6 +32,8 @@ class PoseConfig:
     bend_share: float = 0.5
     bend_mm: float = 2.5
     bend_spacing_mm: float = 30.0
+    fill_nearest: bool = False
+    """Beyond the image comes its edge, in place of air."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +110,7 @@ class _Pose:
             scale_range=[(-config.zoom, config.zoom)] * 2,
         )
         self._flip = RandFlip(prob=config.flip_share, spatial_axis=1)
-        self._sample = Resample(padding_mode="zeros", dtype=np.float32)
+        self._sample = Resample(padding_mode="border" if config.fill_nearest else "zeros", dtype=np.float32)
         for index, transform in enumerate((self._bend, self._affine, self._flip)):
             transform.set_random_state(seed=(seed + index) % 2**32)
 

@@ -68,7 +68,9 @@ def release(
     network, step = averaged_network(config.run, config.network)
     draft, heads = config.run / "draft", config.run.parent / "held-out"
     shutil.rmtree(draft, ignore_errors=True)
-    bare = BundleSettings(network=config.network, grid=config.grid, stack=_STACK, chronic=True)
+    bare = BundleSettings(
+        network=config.network, grid=config.grid, stack=_STACK, chronic=True, appearance=config.images.appearance
+    )
     write_bundle(draft, name=out.name, version="draft", network=network, settings=bare)
     tuning = iterate_simulated(heads, count=tuning_series, tuning=True, settings=series)
     origin = "simulated ones (learn/test-series.toml), and no real head"

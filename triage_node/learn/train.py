@@ -36,9 +36,10 @@ from triage_node.learn.curves import CURVES, draw_curves
 from triage_node.learn.dataset import STORED_GRID
 from triage_node.learn.experiment import TrainConfig
 from triage_node.learn.losses import AnyLogits, accuracy, blood_seen, losses, total
-from triage_node.learn.pool import Known, SlicePool
+from triage_node.learn.pool import Drawn, Known, SlicePool
 from triage_node.learn.record import Record
 from triage_node.networks import choose_device, choose_dtype, network_of
+from triage_node.transforms import Grid
 
 _CLIP_NORM: Final = 5.0
 _VALIDATION_SEED: Final = 7
@@ -117,7 +118,7 @@ class _Run:
         rng = np.random.default_rng((config.seed, step))
         grid = config.grid_at(step)
         drawn = self._pool.draw(rng, config.batch)
-        views = augment(drawn, STORED_GRID, grid, config.augment, seed=int(rng.integers(2**31)))
+        views = self._views(drawn, grid, seed=int(rng.integers(2**31)))
         logits, views = self._forward(self.state.network.train(), views)
         parts = losses(logits, views, self._known(drawn.known), grid, config.losses)
         whole = total(parts, config.losses)
@@ -152,6 +153,9 @@ class _Run:
             self.keep()
             self._pool.refresh()
 
+    def _views(self, drawn: Drawn, grid: Grid, seed: int) -> Views:
+        return augment(drawn, STORED_GRID, grid, self._config.augment, seed, self._config.images.appearance)
+
     def _known(self, known: Known) -> Known:
         return Known(*(each.to(self._device) for each in known))
 
@@ -182,7 +186,7 @@ class _Run:
         network, told = self.state.averaged.eval(), []
         for number in range(config.validation_batches):
             drawn = held_out.draw(np.random.default_rng((_VALIDATION_SEED, number)), config.batch)
-            views = augment(drawn, STORED_GRID, grid, config.augment, seed=number)
+            views = self._views(drawn, grid, seed=number)
             logits, views = self._forward(network, views)
             parts = losses(logits, views, self._known(drawn.known), grid, config.losses)
             share = accuracy(logits, views, self._known(drawn.known), grid)

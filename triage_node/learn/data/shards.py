@@ -23,7 +23,7 @@ from triage_node.learn.data.splits import folds, parse_shares, split
 from triage_node.learn.dataset import DEPTH_UNIT_MM, STORED_GRID, UNKNOWN_KIND, Slices, resampled_labels, write_shard
 from triage_node.learn.evaluation.heads import Case
 from triage_node.learn.evaluation.judgement import Failure
-from triage_node.learn.skull import depth_mm, inside_skull
+from triage_node.skull import depth_mm, inside_skull
 from triage_node.transforms import place_grid, to_grid
 
 _SLICES_PER_SHARD: Final = 256

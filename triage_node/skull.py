@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from triage_node.domain import Float32Array
-from triage_node.picture import WHITE_HU
-from triage_node.transforms import PADDING_HU
 
 _BONE_HU: Final = 180.0
-_WHITE_HU: Final = 0.97 * WHITE_HU
-"""Bone in a picture, which has nothing above WHITE_HU."""
+_WHITE_HU: Final = 77.0
+"""Bone in a picture, which has nothing above 80 (triage_node.picture)."""
+_AIR_HU: Final = -1024.0
 _TISSUE_HU: Final = -200.0
+_GREY_HU: Final = 4.0
+"""Tissue in a picture, where air and fat are 0."""
 _GAP_MM: Final = 5.0
 """Sutures, foramina and thin bone are closed up to this."""
 _NECK_MM: Final = 4.0
@@ -33,8 +34,9 @@ _LEAST_SHARE: Final = 0.5
 
 def inside_skull(hu: Float32Array, spacing_mm: float) -> NDArray[np.bool_]:
     """(slices, size, size) HU, or grey as HU of pictures, to a mask of that shape."""
-    bone_hu = _BONE_HU if hu.max(initial=PADDING_HU) > _BONE_HU else _WHITE_HU
-    return np.stack([_inside(image, bone_hu, spacing_mm) for image in hu])
+    is_picture = hu.max(initial=_AIR_HU) <= _BONE_HU
+    bone_hu, tissue_hu = (_WHITE_HU, _GREY_HU) if is_picture else (_BONE_HU, _TISSUE_HU)
+    return np.stack([_inside(image, bone_hu, tissue_hu, spacing_mm) for image in hu])
 
 
 def depth_mm(inside: NDArray[np.bool_], spacing_mm: float) -> Float32Array:
@@ -46,11 +48,11 @@ def depth_mm(inside: NDArray[np.bool_], spacing_mm: float) -> Float32Array:
 
 def without_skull(hu: Float32Array, spacing_mm: float) -> Float32Array:
     """The brain and what bleeds around it alone, air elsewhere."""
-    return np.where(inside_skull(hu, spacing_mm), hu, np.float32(PADDING_HU))
+    return np.where(inside_skull(hu, spacing_mm), hu, np.float32(_AIR_HU))
 
 
-def _inside(image: Float32Array, bone_hu: float, spacing_mm: float) -> NDArray[np.bool_]:
-    head = ndimage.binary_fill_holes(_largest(image > _TISSUE_HU))
+def _inside(image: Float32Array, bone_hu: float, tissue_hu: float, spacing_mm: float) -> NDArray[np.bool_]:
+    head = ndimage.binary_fill_holes(_largest(image > tissue_hu))
     core = _eroded(head, _WALL_MM / spacing_mm)
     closed = _eroded(_dilated(image > bone_hu, _GAP_MM / 2 / spacing_mm), _GAP_MM / 2 / spacing_mm)
     enclosed = ndimage.binary_fill_holes(closed) & ~(image > bone_hu)
@@ -58,7 +60,7 @@ def _inside(image: Float32Array, bone_hu: float, spacing_mm: float) -> NDArray[n
     found = _dilated(opened, _NECK_MM / 2 / spacing_mm) & enclosed
     if np.count_nonzero(found & core) >= _LEAST_SHARE * np.count_nonzero(core):
         return np.asarray(found)
-    return np.asarray(core & (image > _TISSUE_HU) & (image <= bone_hu))
+    return np.asarray(core & (image > tissue_hu) & (image <= bone_hu))
 
 
 def _dilated(mask: NDArray[np.bool_], radius_px: float) -> NDArray[np.bool_]:
