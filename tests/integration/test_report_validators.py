@@ -32,6 +32,7 @@ from triage_node.domain import (
     Outcome,
     Prediction,
     ResultObject,
+    SeenBox,
     UInt8Array,
     Volume,
 )
@@ -127,6 +128,7 @@ def made_of(paths: list[Path], volume: Volume, mask: UInt8Array, out: Path) -> C
         "": build(cases.POSITIVE, 1),
         "negative-": build(cases.NEGATIVE, 2, mask=np.zeros_like(mask)),
         "no-mask-": build(cases.POSITIVE, 3, mask=None, volumes_ml=dict.fromkeys(CLASSES)),
+        "boxes-": build(cases.POSITIVE, 5, mask=None, volumes_ml=dict.fromkeys(CLASSES), boxes=boxes_round(mask)),
         "notice-": notice,
     }
     out.mkdir(exist_ok=True)
@@ -136,6 +138,20 @@ def made_of(paths: list[Path], volume: Volume, mask: UInt8Array, out: Path) -> C
             path = results[f"{prefix}{made.kind}-{index}"] = out / f"{prefix}{made.kind}-{index}.dcm"
             path.write_bytes(made.data)
     return Case(source=paths, volume=volume, prediction=prediction, results=results)
+
+
+def boxes_round(mask: UInt8Array) -> tuple[SeenBox, ...]:
+    """One for each subtype, on the slice with most of it."""
+    found = []
+    for label, subtype in enumerate(SUBTYPES, start=1):
+        if not (mask == label).any():
+            continue
+        index = int((mask == label).sum(axis=(1, 2)).argmax())
+        rows, columns = np.nonzero(mask[index] == label)
+        top, left, bottom, right = rows.min(), columns.min(), rows.max() + 1, columns.max() + 1
+        edges = {"left": float(left), "top": float(top), "right": float(right), "bottom": float(bottom)}
+        found.append(SeenBox(slice_index=index, subtype=subtype, probability=0.8, **edges))
+    return tuple(found)
 
 
 def output_of(*command: str | Path) -> str:
@@ -190,6 +206,7 @@ def test_dcentvfy_finds_images_and_results_to_be_one_study(case: Case) -> None:
     [
         ("SR-1", "TID_1500", 3),
         ("negative-SR-0", "TID_1500", 0),
+        ("boxes-SR-0", "TID_1500", 0),
         ("notice-NOTICE_SR-0", "BasicTextSR", 0),
     ],
 )

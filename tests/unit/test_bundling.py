@@ -90,6 +90,25 @@ def test_a_bundle_promises_what_its_network_gives(
     assert (set(prediction.volumes_ml.values()) == {None}) == ("mask" not in gives)
 
 
+def test_what_the_tuning_heads_do_not_tell_the_bundle_does_not_speak_of(shards: Path, tmp_path: Path) -> None:
+    """They have subdural blood and no other."""
+    config = trained(DoubleBranchConfig(width=4, detector_width=4), shards, tmp_path / "run")
+    make_bundle(config, tmp_path / "ours", version="1", tuning=iterate_shards(shards), told_of="noise")
+    assert load_bundle(tmp_path / "ours").outputs_classes == ("any", "subdural")
+    case = next(iter(iterate_shards(shards)))
+    assert Predictor(tmp_path / "ours", "cpu").predict(case.volume).probabilities["epidural"] is None
+    of_some_kind = [
+        replace(case, truth=np.where(case.truth > 0, UNKNOWN_KIND, 0).astype(np.uint8))
+        for case in iterate_shards(shards)
+    ]
+    make_bundle(config, tmp_path / "any", version="1", tuning=of_some_kind, told_of="noise")
+    bundle = load_bundle(tmp_path / "any")
+    assert bundle.outputs_classes == ("any",)
+    assert not (bundle.outputs_mask or bundle.outputs_chronic)
+    with pytest.raises(UsageError, match="slices that show hemorrhage, and slices that do not"):
+        make_bundle(config, tmp_path / "none", version="1", tuning=[], told_of="nothing")
+
+
 def test_what_an_experiment_shows_a_network_the_node_shows_it(shards: Path, tmp_path: Path) -> None:
     images = ImagesConfig(windows=("stroke", "brain"), sigmoid=True, stretched=True, brain_only=True)
     network = PlainCnnConfig(in_channels=2, widths=(4, 4), pooled_px=2, dense_width=4)
@@ -213,7 +232,9 @@ def test_an_ensemble_says_what_its_members_say_on_average(members: list[Path], s
     for one, predictor_alone in zip(each, alone, strict=True):
         slope, offset = np.array([predictor_alone.bundle.calibration[name] for name in CLASSES]).T
         logits.append(one.logits * slope + offset)
-    np.testing.assert_allclose(said.logits, np.mean(logits, axis=0), atol=1e-4)
+    spoken = [0, SUBDURAL]  # of what the heads show, which is what the members speak of
+    np.testing.assert_allclose(said.logits[:, spoken], np.mean(logits, axis=0)[:, spoken], atol=1e-4)
+    assert np.isnan(np.delete(said.logits, spoken, axis=1)).all()
     pixels = [one.pixel_probabilities for one in each[:2]]
     assert said.pixel_probabilities is not None
     np.testing.assert_allclose(said.pixel_probabilities, np.mean(np.array(pixels), axis=0), atol=1e-5)

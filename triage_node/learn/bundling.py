@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from triage_node.domain import CLASSES
 from triage_node.errors import UsageError
 from triage_node.infer.bundle import load_bundle
 from triage_node.infer.predict import Predictor
@@ -56,6 +57,7 @@ def make_ensemble(
         network=None,
         grid=bundles[0].grid,
         members=names,
+        classes=tuple(name for name in CLASSES if any(name in bundle.outputs_classes for bundle in bundles)),
         mask=any(bundle.outputs_mask for bundle in bundles),
         boxes=any(bundle.outputs_boxes for bundle in bundles),
         chronic=any(bundle.outputs_chronic for bundle in bundles),

@@ -51,6 +51,7 @@ class BundleSettings:
     series: Mapping[str, SeriesWeights] = field(default_factory=dict)
     volume_interval: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     appearance: Appearance = Appearance()
+    classes: tuple[str, ...] = CLASSES
     mask: bool = True
     boxes: bool = False
     box_min_probability: float = 0.5
@@ -95,7 +96,13 @@ def _replace(path: Path, data: bytes) -> None:
 def _toml(name: str, version: str, sha256: str, settings: BundleSettings) -> str:
     thresholds = {"series_min_probability": settings.series_min_probability, "speck_mm3": settings.speck_mm3}
     thresholds |= {"box_min_probability": settings.box_min_probability} if settings.boxes else {}
-    outputs = {"mask": settings.mask, "classes": list(CLASSES), CHRONIC: settings.chronic, "boxes": settings.boxes}
+    tells_kinds, tells_subdural = len(settings.classes) > 1, "subdural" in settings.classes
+    outputs = {
+        "mask": settings.mask and tells_kinds,
+        "classes": list(settings.classes),
+        CHRONIC: settings.chronic and tells_subdural,
+        "boxes": settings.boxes and tells_kinds,
+    }
     slopes = {key: slope for key, (slope, _) in settings.calibration.items()}
     offsets = {key: offset for key, (_, offset) in settings.calibration.items()}
     return "\n".join(

@@ -6,7 +6,7 @@ One real head without hemorrhage is no calibration set: none of this ever looks 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import optimize, special
 
 from triage_node.domain import CLASSES, OPERATING_POINT, SUBTYPES, Float32Array, Float64Array
+from triage_node.errors import UsageError
 from triage_node.infer.bundle import Bundle, SeriesWeights
 from triage_node.infer.mask import native_mask
 from triage_node.infer.measure import volumes_ml
@@ -57,6 +58,9 @@ class _Seen:
     """(slices, 5) float32: of each subtype the highest probability of a box there; 0 where the network draws none."""
 
 
+_TOLD: Final[Sequence[Callable[[_Seen], NDArray[np.bool_]]]] = (lambda one: one.present, lambda one: one.absent)
+
+
 def choose_settings(
     predictor: Predictor, tuning: Iterable[Case], settings: BundleSettings, *, told_of: str
 ) -> BundleSettings:
@@ -70,14 +74,19 @@ def choose_settings(
     - Series: logistic regression on the highest slice and the volume, each class for itself, as if half had it.
     - Of either, a subtype is made stricter where it would raise false alarms; see fit_classes.
     - Volume interval: the middle 90 % of true over measured volume, where both are at least 0.5 mL.
+    - Classes: those that some slices show and some do not; of another nobody can say how well it is told.
+
+    UsageError where that is not even so of "any".
     """
     seen = [_seen(predictor, case) for case in tuning]
+    classes = tuple(name for name in _tellable(seen) if name in settings.classes)
     calibration = _slice_calibration(seen)
     chosen = _best_thresholds(seen)
     bundle = replace(predictor.bundle, calibration={**predictor.bundle.calibration, **calibration})
     measured = [_at_thresholds(one, chosen) for one in seen]
     return replace(
         settings,
+        classes=classes,
         calibration=calibration,
         mask_min_probability={name: _MASK_THRESHOLDS[index] for name, index in zip(SUBTYPES, chosen, strict=True)},
         series=_series_weights(seen, measured, bundle),
@@ -88,6 +97,15 @@ def choose_settings(
             "Calibrated as if half of the slices, and half of the series, showed the class.",
         ),
     )
+
+
+def _tellable(seen: Sequence[_Seen]) -> tuple[str, ...]:
+    shown, without = ([any(part(one)[:, k].any() for one in seen) for k in range(len(CLASSES))] for part in _TOLD)
+    if not seen or not (shown[0] and without[0]):
+        raise UsageError(
+            "calibration needs heads with slices that show hemorrhage, and slices that do not; name others"
+        )
+    return tuple(name for name, yes, no in zip(CLASSES, shown, without, strict=True) if yes and no)
 
 
 # ---------------------------------------------------------------- what was seen
@@ -185,13 +203,16 @@ def fit_classes(
     all, so a weak subtype could raise the flag alone: the offset of a subtype is lowered until at most 2 % of those
     without it pass 0.5, and until the five together add at most 2 % of those without blood to what "any" flags itself.
     """
-    fitted = []
+    fitted, untold = [], (*expected, 0.0)
     for k, of_class in enumerate(features):
-        said = shown[:, k] | absent[:, k]
-        fitted.append(_rounded(fit_logistic(of_class[said], shown[said, k], expected=expected)))
+        said = (shown[:, k] | absent[:, k]) & np.isfinite(of_class).all(axis=1)
+        known = said.any()
+        fitted.append(_rounded(fit_logistic(of_class[said], shown[said, k], expected=expected)) if known else untold)
     bloodless = absent[:, 0]
     unflagged = bloodless & (_evidence(features[0], fitted[0]) + fitted[0][-1] < 0)
     for k in range(1, len(CLASSES)):
+        if fitted[k] == untold or not np.isfinite(features[k]).all():
+            continue
         evidence = _evidence(features[k], fitted[k])
         offset = min(
             fitted[k][-1],
