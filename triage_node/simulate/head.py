@@ -38,6 +38,10 @@ _WITH_MASS: Final = 0.1
 """Share of the heads without blood."""
 _HIDDEN_HU: Final = 150
 """Blood that shares its slice with so much bone is not labelled: nobody could see it."""
+_WHITE_HU: Final = 90
+_WHITE_MM: Final = np.float32(3.5)
+"""Nor is what is as white as bone so near to it: readers draw what they see, and of 95 % of the subdural pixels that
+they drew none was over 69 HU (BHSD)."""
 _VOLUME_STEP_MM: Final = 2.0
 _BODY_STEPS_MM: Final = (0.8, 1.8)
 _HEAD_BOX_MM: Final = ((-85.0, 85.0), (-100.0, 105.0), (-80.0, 95.0))
@@ -186,8 +190,10 @@ def _render_slice(
     hu = sum((plane.hu for plane in planes[1:]), planes[0].hu) / count
     shares = {s: sum((p.shares[s] for p in planes[1:]), planes[0].shares[s]) / count for s in head.lesions}
     hu = acquire(hu, planes[len(planes) // 2].depth, middle, scanner, noise)
-    truth = np.where(hu < _HIDDEN_HU, _labels(shares, hu.shape), 0).astype(np.uint8)
-    return np.clip(np.rint(hu), -1024, 3071).astype(np.int16), truth, planes[len(planes) // 2].depth
+    depth = planes[len(planes) // 2].depth
+    seen = hu < np.where(depth < _WHITE_MM, _WHITE_HU, _HIDDEN_HU)
+    truth = np.where(seen, _labels(shares, hu.shape), 0).astype(np.uint8)
+    return np.clip(np.rint(hu), -1024, 3071).astype(np.int16), truth, depth
 
 
 def _plane_offsets_mm(thickness_mm: float) -> Float64Array:

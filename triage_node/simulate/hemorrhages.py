@@ -372,7 +372,7 @@ def _crescent(blank: Lesion, rng: np.random.Generator, kind: str, side: float) -
     return replace(
         blank,
         site=(side * math.sin(turn), -math.cos(turn), rng.uniform(0.05, 0.7)),
-        size_mm=rng.uniform(5, 17) if old else 3 + 14 * rng.beta(1.2, 2.4),
+        size_mm=rng.uniform(5, 17) if old else 4 + 13 * rng.beta(1.3, 2.2),
         stretch=(
             math.radians((18 if old else 10) + 52 * rng.beta(1, 1.8)),
             math.radians(rng.uniform(10, 38)),
