@@ -239,7 +239,12 @@ def _bundle(parsed: argparse.Namespace) -> int:
     if tuning is None:
         raise UsageError("the experiment has no validation shards; name shards to calibrate on with --tuning DIR")
     make_bundle(
-        config, parsed.out, version=parsed.bundle_version, tuning=iterate_shards(tuning), told_of=parsed.tuning_origin
+        config,
+        parsed.out,
+        version=parsed.bundle_version,
+        tuning=iterate_shards(tuning),
+        told_of=parsed.tuning_origin,
+        trained_on=parsed.trained_on,
     )
     print(f"bundle in {parsed.out}; look at it with: triage-node models {parsed.out}")
     return 0
@@ -276,8 +281,8 @@ def _import(parsed: argparse.Namespace) -> int:
     for failure in done.failures:
         print(f"not read: {failure.name}: {failure.reason}", file=sys.stderr)
     for part, entries in done.entries.items():
-        told = f"{entries} series or pictures of {done.patients[part]} patient(s), {done.slices[part]} slices"
-        print(f"{parsed.into / part}: {told}")
+        told = ", ".join(f"{done.slices[part][kind]} {kind}" for kind in ("blood", "none", "unknown"))
+        print(f"{parsed.into / part}: {entries} series of {done.patients[part]} patient(s); slices: {told}")
     return 0 if all(done.slices.values()) else 1
 
 
@@ -463,6 +468,7 @@ def parser() -> argparse.ArgumentParser:
     bundle.add_argument("out", type=Path, metavar="DIR", help="its name becomes the name of the bundle")
     bundle.add_argument("--tuning", type=Path, metavar="DIR", help="shards; default: the validation of the experiment")
     bundle.add_argument("--tuning-origin", default="the validation heads", metavar="TEXT", help="what these heads are")
+    bundle.add_argument("--trained-on", default="", metavar="SENTENCE", help="for the intended use in bundle.toml")
     bundle.add_argument("--bundle-version", default="1", metavar="V")
 
     ensemble = command("ensemble", _ensemble, "make one bundle of several, which are asked together")

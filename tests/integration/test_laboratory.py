@@ -16,12 +16,13 @@ from safetensors.torch import save_file
 
 from tests import ct
 from triage_node.config import Config, Series
-from triage_node.domain import CLASSES, Volume
+from triage_node.domain import CLASSES, SUBTYPES, Volume
 from triage_node.infer.predict import Predictor
 from triage_node.learn.bundling import make_bundle, make_ensemble
 from triage_node.learn.checkpoint import BEST
 from triage_node.learn.evaluation.heads import Case
 from triage_node.learn.experiment import TrainConfig
+from triage_node.learn.record import RECORD
 from triage_node.networks import NETWORKS, network_config, network_of
 from triage_node.pipeline.analysis import analyze_folder
 from triage_node.transforms import Grid
@@ -51,6 +52,8 @@ def bundle_of(name: str, folder: Path) -> Path:
     run.mkdir(parents=True)
     weights = {f"ema.{key}": value for key, value in network_of(config).state_dict().items()}
     save_file(weights, run / BEST, {"step": "1"})
+    record = {"present": dict.fromkeys(SUBTYPES, 9), "taught": {"pixels": 9, "chronic": 9, "none": 9}}
+    (run / RECORD).write_text(json.dumps(record))
     grid = Grid(size_px=64, spacing_mm=3.4)
     trained = TrainConfig(shards=folder, run=run, steps=1, network=config, grid=grid)
     made = folder / name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -23,6 +24,7 @@ from triage_node.learn.dataset import STORED_GRID, UNKNOWN_KIND
 from triage_node.learn.evaluation.heads import Case
 from triage_node.learn.evaluation.shards import iterate_shards
 from triage_node.learn.experiment import ImagesConfig, TrainConfig
+from triage_node.learn.record import RECORD
 from triage_node.networks import NetworkConfig, TriageNetConfig, network_of
 from triage_node.networks.double_branch import DoubleBranchConfig
 from triage_node.networks.plain_cnn import PlainCnnConfig
@@ -54,10 +56,12 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def trained(network: NetworkConfig, shards: Path, run: Path) -> TrainConfig:
-    """As if it had been."""
+def trained(network: NetworkConfig, shards: Path, run: Path, *, pixels: int = 9, chronic: int = 9) -> TrainConfig:
+    """As if it had been, on heads with every kind of blood."""
     torch.manual_seed(0)
     run.mkdir()
+    record = {"present": dict.fromkeys(SUBTYPES, 9), "taught": {"pixels": pixels, "chronic": chronic, "none": 9}}
+    (run / RECORD).write_text(json.dumps(record))
     weights = {f"ema.{name}": tensor for name, tensor in network_of(network).state_dict().items()}
     save_file(weights, run / BEST, {"step": "7"})
     return TrainConfig(shards=shards, run=run, steps=7, network=network, grid=Grid(size_px=64, spacing_mm=3.4))
@@ -88,6 +92,40 @@ def test_a_bundle_promises_what_its_network_gives(
     assert (prediction.mask is None) == ("mask" not in gives)
     assert (prediction.boxes is None) == ("boxes" not in gives)
     assert (set(prediction.volumes_ml.values()) == {None}) == ("mask" not in gives)
+
+
+def test_what_no_slice_taught_the_bundle_does_not_promise(shards: Path, tmp_path: Path) -> None:
+    """Labels without masks, no ages, no subdural blood."""
+    network = DoubleBranchConfig(width=4, detector_width=4)
+    config = trained(network, shards, tmp_path / "run", pixels=0, chronic=0)
+    make_bundle(config, tmp_path / "ours", version="1", tuning=iterate_shards(shards), told_of="noise")
+    bundle = load_bundle(tmp_path / "ours")
+    assert not (bundle.outputs_mask or bundle.outputs_chronic)
+    assert bundle.outputs_classes == ("any", "subdural")
+    record = json.loads((config.run / RECORD).read_text())
+    record["present"]["subdural"] = 0
+    (config.run / RECORD).write_text(json.dumps(record))
+    made = make_bundle(
+        config, tmp_path / "any", version="1", tuning=iterate_shards(shards), told_of="noise", trained_on="On noise."
+    )
+    assert made.classes == ("any",)
+    intended = load_bundle(tmp_path / "any").intended_use
+    assert "On noise. Not for clinical use" in intended
+    assert "simulated" not in load_bundle(tmp_path / "ours").intended_use
+
+
+def test_nothing_of_an_ensemble_is_there_before_all_of_it_is(members: list[Path], shards: Path, tmp_path: Path) -> None:
+    def interrupted() -> Iterator[Case]:
+        yield next(iter(iterate_shards(shards)))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_ensemble(members, tmp_path / "three", version="1", tuning=interrupted(), told_of="noise")
+    assert not (tmp_path / "three").exists()
+    make_ensemble(members, tmp_path / "three", version="1", tuning=iterate_shards(shards), told_of="noise")
+    assert len(load_bundle(tmp_path / "three").members) == 3
+    with pytest.raises(UsageError, match="two members or more"):
+        make_ensemble(members[:1], tmp_path / "one", version="1", tuning=iterate_shards(shards), told_of="noise")
 
 
 def test_what_the_tuning_heads_do_not_tell_the_bundle_does_not_speak_of(shards: Path, tmp_path: Path) -> None:
@@ -175,6 +213,7 @@ def test_labels_without_masks_say_what_is_there_and_no_more(shards: Path, tmp_pa
         labels[0], labels[1, [0, 2]] = 0, 1
         np.save(tmp_path / "shard-00000" / "labels.npy", labels)
         np.save(tmp_path / "shard-00000" / "masked.npy", np.arange(len(labels)) > 1)
+        np.save(tmp_path / "shard-00000" / "series.npy", np.full_like(labels, np.nan))
         return next(iter(iterate_shards(tmp_path)))
 
     truth = np.zeros((4 * SLICES, STORED_GRID.size_px, STORED_GRID.size_px), np.uint8)

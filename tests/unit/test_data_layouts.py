@@ -240,7 +240,7 @@ def test_a_table_of_more_slices_or_a_mask_of_another_size_or_none_is_refused(tmp
         LAYOUTS["physionet"].load(second)
     (tmp_path / "masks/050.nii").unlink()
     with pytest.raises(UsageError, match="no mask of this name"):
-        LAYOUTS["physionet"].find(tmp_path)
+        LAYOUTS["physionet"].load(LAYOUTS["physionet"].find(tmp_path)[1])
 
 
 def test_pictures_of_ct_ich_have_the_kind_of_their_slice_and_their_mask_goes_with_the_head(tmp_path: Path) -> None:

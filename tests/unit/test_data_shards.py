@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import warnings
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom import dcmread
 
 from tests import layouts
 from triage_node import cli
 from triage_node.domain import CLASSES, SUBTYPES
-from triage_node.errors import UsageError
+from triage_node.errors import ConfigError, UsageError
 from triage_node.infer.bundle import load_bundle
 from triage_node.learn.data import LAYOUTS
 from triage_node.learn.data.shards import import_layout, iterate_layout, stored
 from triage_node.learn.dataset import STORED_GRID, UNKNOWN_KIND, open_shard, shard_paths
 from triage_node.learn.evaluation.heads import Case
 from triage_node.learn.evaluation.run import KINDS
+from triage_node.learn.evaluation.shards import iterate_shards
 from triage_node.learn.pool import PoolConfig, SlicePool
 
 MIDDLE = STORED_GRID.size_px // 2
@@ -70,8 +74,13 @@ def test_every_layout_becomes_shards_that_batches_are_drawn_from(layout: str, tm
     assert set(done.entries) == {"train", "validation"}
     assert not done.failures
     for part, slices in done.slices.items():
+        if set(slices) == {"unknown"}:
+            with pytest.raises(ConfigError, match="of no slice is anything known"):
+                SlicePool(tmp_path / "out" / part, PoolConfig())
+            continue
         pool = SlicePool(tmp_path / "out" / part, PoolConfig())
-        assert len(pool) == slices > 0
+        assert len(pool) == slices.total() > 0
+        assert pool.taught()["none"] == slices["none"]
         drawn = pool.draw(np.random.default_rng(0), 4)
         assert drawn.hu.shape == (4, 3, STORED_GRID.size_px, STORED_GRID.size_px)
     assert sum(done.entries.values()) == len(LAYOUTS[layout].find(tmp_path / "in"))
@@ -81,11 +90,59 @@ def test_no_patient_is_in_two_parts_and_every_fold_holds_out_others(tmp_path: Pa
     root = layouts.rsna(tmp_path / "in")  # ID_a has five slices in two series, ID_b two
     done = import_layout("rsna", root, tmp_path / "split", shares="50/50")
     assert done.patients == {"train": 1, "validation": 1}
-    assert sorted(done.slices.values()) == [2, 5]
+    assert sorted(slices.total() for slices in done.slices.values()) == [2, 5]
     held_out = [
         import_layout("rsna", root, tmp_path / f"fold-{fold}", fold=f"{fold}/2").slices["validation"] for fold in (1, 2)
     ]
-    assert sorted(held_out) == [2, 5]
+    assert sorted(slices.total() for slices in held_out) == [2, 5]
+
+
+def test_slices_of_one_head_stay_together_without_a_patient(tmp_path: Path) -> None:
+    root = layouts.rsna(tmp_path / "in")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # UIDs that are none
+        for path in (root / "stage_2_train").glob("*.dcm"):
+            image = dcmread(path)
+            image.PatientID = image.StudyInstanceUID = ""
+            image.save_as(path)
+    entries = LAYOUTS["rsna"].find(root)
+    assert {entry.patient for entry in entries} == {"ID_s1", "ID_s2", "ID_s3"}
+    assert sorted(len(entry.files) for entry in entries) == [2, 2, 3]
+
+
+def test_slices_in_one_place_are_no_series(tmp_path: Path) -> None:
+    root = layouts.rsna(tmp_path / "in")
+    folder = root / "stage_2_train"
+    for name in ("ID_a1", "ID_b1"):
+        layouts.rsna_image(folder / f"{name}.dcm", patient="ID_a", series="ID_s2", height_mm=0, hu=layouts.marked(1))
+    done = import_layout("rsna", root, tmp_path / "out", shares="50/50")
+    assert [failure.reason for failure in done.failures] == ["several slices lie in one place"]
+
+
+def test_labels_of_a_study_come_through_shards_and_teach_no_slice(tmp_path: Path) -> None:
+    done = import_layout("cq500", layouts.cq500(tmp_path / "in"), tmp_path / "out", shares="50/50")
+    cases = [case for part in done.slices for case in iterate_shards(tmp_path / "out" / part)]
+    assert sorted(bool(case.shown[0]) for case in cases) == [False, True]
+    assert sorted(bool(case.nowhere[0]) for case in cases) == [False, True]
+    known = Counter[str]()
+    for slices in done.slices.values():
+        known.update(slices)
+    assert set(known) == {"none", "unknown"}
+
+
+def test_a_mask_that_is_missing_is_named_and_the_rest_is_imported(tmp_path: Path) -> None:
+    root = layouts.bhsd(tmp_path / "in")
+    next((root / "label_192" / "ground truths").iterdir()).unlink()
+    done = import_layout("bhsd", root, tmp_path / "out", shares="50/50")
+    assert [failure.reason for failure in done.failures] == ["no mask of this name"]
+
+
+def test_a_label_of_no_series_is_told(tmp_path: Path) -> None:
+    root = layouts.volumes(tmp_path / "in")
+    with (root / "labels.csv").open("a") as table:
+        table.write("images/p3,1\n")
+    with pytest.raises(UsageError, match=r"1 line\(s\) name no series here, the first images/p3"):
+        LAYOUTS["volumes"].find(root)
 
 
 @pytest.mark.parametrize(
@@ -145,8 +202,11 @@ def test_reads_of_a_study_are_labels_of_the_series_and_of_no_slice(tmp_path: Pat
 def test_a_network_goes_from_a_published_layout_to_a_bundle_and_is_judged_on_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As docs/laboratory.md has it: import, train, bundle, evaluate."""
+    """As docs/laboratory.md has it: import, train, bundle, evaluate. Both patients bleed on some slices."""
     root = layouts.rsna(tmp_path / "in")
+    images = [path.stem for path in (root / "stage_2_train").iterdir()]
+    bled = {"ID_a0": ("any", "subdural"), "ID_a2": ("any", "subdural")}
+    layouts.rsna_table(root / "stage_2_train.csv", {image: bled.get(image, ()) for image in images})
     experiment = tmp_path / "ours.toml"
     experiment.write_text(
         'shards = "data/train"\nvalidation = "data/validation"\nrun = "run"\nsteps = 2\nbatch = 2\n'
@@ -159,7 +219,10 @@ def test_a_network_goes_from_a_published_layout_to_a_bundle_and_is_judged_on_it(
         ["bundle", str(experiment), str(tmp_path / "ours")],
     ):
         assert cli.main(command) == 0
-    assert load_bundle(tmp_path / "ours").network_name == "plain-cnn"
+    bundle = load_bundle(tmp_path / "ours")
+    assert bundle.network_name == "plain-cnn"
+    assert bundle.outputs_classes == ("any", "subdural")
+    assert "simulated" not in bundle.intended_use
     capsys.readouterr()
     command = ["evaluate", "--dataset", "rsna", "--root", str(root), "--bundle", str(tmp_path / "ours"), "--json"]
     assert cli.main(command) == 0

@@ -1,20 +1,17 @@
-"""Splits keep patients apart, and draws are balanced; both the same for the same seed."""
+"""Splits keep patients apart, the same for the same seed."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests import layouts
-from triage_node.domain import CLASSES
 from triage_node.errors import UsageError
 from triage_node.learn.data import LAYOUTS, Entry
-from triage_node.learn.data.sampling import GROUPS, balanced, batches, groups_of, shuffled, undersampled
 from triage_node.learn.data.splits import folds, parse_shares, split
 
 BLOOD = {True: 1.0, False: 0.0, None: np.nan}
@@ -89,74 +86,3 @@ def test_too_few_patients_for_the_parts_are_told() -> None:
         split(entries(2), (0.7, 0.2, 0.1), seed=0)
     with pytest.raises(UsageError, match="at least 2 folds"):
         folds(entries(9), 1, seed=0)
-
-
-# ---------------------------------------------------------------- sampling
-
-
-def labels(**counts: int) -> np.ndarray:
-    """(slices, 6): so many of each class, `any` without a kind, `none`, `unknown`; as float32."""
-    rows = []
-    for name, count in counts.items():
-        row = np.zeros(6, np.float32)
-        if name == "unknown":
-            row[:] = np.nan
-        elif name == "any":
-            row[:] = [1, *[np.nan] * 5]
-        elif name != "none":
-            row[[0, CLASSES.index(name)]] = 1
-        rows += [row] * count
-    return np.array(rows, np.float32)
-
-
-def test_every_class_that_is_there_gets_the_same_share() -> None:
-    known = labels(none=900, subdural=60, epidural=3, any=30, unknown=50)
-    drawn = np.array(list(islice(balanced(known, seed=2), 4000)))
-    shares = groups_of(known)[drawn].mean(axis=0)
-    wanted = {"none": 0.25, "subdural": 0.25, "epidural": 0.25, "of unknown kind": 0.25}
-    assert dict(zip(GROUPS, shares.tolist(), strict=True)) == {name: wanted.get(name, 0.0) for name in GROUPS}
-    rare = Counter(drawn[(drawn >= 960) & (drawn < 963)].tolist())
-    assert max(rare.values()) - min(rare.values()) <= 1
-    common = Counter(drawn[drawn < 900].tolist())
-    assert max(common.values()) == 2  # 1000 draws of 900: none a third time, and none left out before
-    assert len(common) == 900
-
-
-def test_a_slice_of_two_kinds_is_in_both_groups() -> None:
-    two = np.array([[1, 1, 0, 0, 0, 1]], np.float32)
-    assert [GROUPS[index] for index in np.flatnonzero(groups_of(two)[0])] == ["epidural", "subdural"]
-
-
-def test_nothing_known_cannot_be_balanced() -> None:
-    with pytest.raises(UsageError, match="nothing to balance"):
-        next(balanced(labels(unknown=4), seed=0))
-
-
-def test_the_majority_is_drawn_down_to_the_others() -> None:
-    known = labels(none=100, subdural=8, any=2, unknown=5)
-    for ratio, negatives in ((1.0, 10), (2.5, 25), (20.0, 100)):
-        chosen = undersampled(known, seed=1, ratio=ratio)
-        assert (chosen < 100).sum() == negatives
-        if ratio < 20:
-            assert set(range(100, 110)) <= set(chosen.tolist())
-        assert chosen.max() < 110
-        assert len(set(chosen.tolist())) == len(chosen)
-        assert (np.diff(chosen) > 0).all()
-    mostly_blood = undersampled(labels(none=4, subdural=50), seed=1)
-    assert (mostly_blood < 4).sum() == 4
-    assert len(mostly_blood) == 8
-    assert not np.array_equal(undersampled(known, seed=1), undersampled(known, seed=2))
-
-
-def test_an_epoch_is_a_new_order_of_the_same_slices() -> None:
-    first, second = shuffled(50, seed=1, epoch=0), shuffled(50, seed=1, epoch=1)
-    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(50))
-    assert not np.array_equal(first, second)
-    assert np.array_equal(first, shuffled(50, seed=1, epoch=0))
-
-
-def test_batches_hold_all_or_only_whole_ones_and_may_be_without_end() -> None:
-    assert [batch.tolist() for batch in batches(range(5), 2)] == [[0, 1], [2, 3], [4]]
-    assert [batch.tolist() for batch in batches(range(5), 2, whole_only=True)] == [[0, 1], [2, 3]]
-    endless = batches(balanced(labels(none=3, subdural=1), seed=0), 4)
-    assert all((next(endless) == 3).sum() == 2 for _ in range(6))

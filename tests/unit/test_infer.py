@@ -362,6 +362,9 @@ def test_a_box_is_where_it_is_however_the_slices_are_stored(
     said[1, :, 4 + SUBTYPES.index("subdural")] = 0.8, 0.7, 0.04
     found = native_boxes(said, placement, dict.fromkeys(CLASSES, 0.9), bundle)
     assert [(box.slice_index, box.subtype, round(box.probability, 2)) for box in found] == [(1, "subdural", 0.8)]
+    beyond = said.copy()
+    beyond[..., :4] = 1.0
+    assert native_boxes(beyond, placement, dict.fromkeys(CLASSES, 0.9), bundle) == ()  # nothing of it is left
     assert (found[0].left, found[0].top, found[0].right, found[0].bottom) == pytest.approx(edges, abs=1e-3)
 
 

@@ -27,7 +27,7 @@ from triage_node.learn.picture import PictureConfig, as_pictures
 from triage_node.learn.pool import Drawn, PoolConfig, SlicePool, neighbours
 from triage_node.learn.pose import Framing, PoseConfig, Slices, head_framing, posed
 from triage_node.learn.record import read_record
-from triage_node.learn.train import train
+from triage_node.learn.train import _held_out, train
 from triage_node.networks import NetworkConfig, TriageNet, TriageNetConfig
 from triage_node.networks.plain_cnn import PlainCnnConfig
 from triage_node.networks.resnet50v2_yolo import ResNet50V2YoloConfig
@@ -300,6 +300,22 @@ def test_a_bag_holds_some_heads_again_and_others_never(tmp_path: Path) -> None:
     assert heads[1] != heads[2]
 
 
+def test_validation_is_never_a_bag(config: TrainConfig, shards: Path) -> None:
+    for bag in range(1, 6):
+        held_out = _held_out(replace(config, validation=shards, pool=PoolConfig(bag=bag)))
+        assert held_out is not None
+        assert held_out.present()["subdural"] == 1
+        assert held_out.taught()["none"] == HEADS * SLICES - 1
+
+
+def test_training_needs_both_kinds_of_slices(config: TrainConfig, tmp_path: Path) -> None:
+    write_shard(tmp_path, 0)
+    truth = np.load(tmp_path / "shard-00000" / "truth.npy")
+    np.save(tmp_path / "shard-00000" / "truth.npy", np.zeros_like(truth))
+    with pytest.raises(ConfigError, match="needs slices that are known to show hemorrhage"):
+        train(replace(config, shards=tmp_path))
+
+
 def test_labels_stand_in_for_masks(tmp_path: Path) -> None:
     """Slices 0 to 4 without a mask: nothing known but "any" of 1, subdural 2, none 0, nothing of 3 and 4 but no IPH."""
     write_shard(tmp_path, 0)
@@ -310,6 +326,7 @@ def test_labels_stand_in_for_masks(tmp_path: Path) -> None:
     labels[3:5, 2] = 0
     np.save(shard / "labels.npy", labels)
     np.save(shard / "masked.npy", with_mask)
+    np.save(shard / "series.npy", np.full_like(labels, np.nan))
     pool = SlicePool(tmp_path, PoolConfig(negative_share=0.0))
     assert pool.present() == dict.fromkeys(SUBTYPES, 0) | {"subdural": 1, "of unknown kind": 1}
     assert set(pool.draw(np.random.default_rng(0), 40).places) == {1, 2}

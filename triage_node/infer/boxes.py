@@ -34,7 +34,8 @@ def native_boxes(
         for name in shown
         for edges, probability in kept[int(slab), name]
     ]
-    return tuple(sorted(found, key=lambda box: -box.probability))
+    inside = [box for box in found if box.right > box.left and box.bottom > box.top]
+    return tuple(sorted(inside, key=lambda box: -box.probability))
 
 
 def _distinct(edges: Float32Array, probabilities: Float32Array, least: float) -> list[tuple[Float32Array, float]]:
@@ -44,7 +45,7 @@ def _distinct(edges: Float32Array, probabilities: Float32Array, least: float) ->
         if probabilities[place] < least:
             break
         if all(_overlap(edges[place], other) <= _SAME for other, _ in kept):
-            kept.append((edges[place], float(probabilities[place])))
+            kept.append((edges[place], min(1.0, float(probabilities[place]))))
     return kept
 
 

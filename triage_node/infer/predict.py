@@ -150,7 +150,7 @@ class _Member:
                     whole[chosen] = part
             if bundle.outputs_boxes and answer.boxes is not None:
                 boxes.append(answer.boxes)
-        drawn = np.concatenate(boxes) if bundle.outputs_boxes else None
+        drawn = _stacked(boxes) if bundle.outputs_boxes else None
         return Answer(pixels=pixels, logits=logits, chronic=chronic, boxes=drawn)
 
     def _ask_of(self, images: Float32Array) -> Answer:
@@ -160,6 +160,12 @@ class _Member:
             return answer
         mirrored = np.ascontiguousarray(images[..., ::-1])
         return averaged(answer, checked(self._network.ask(mirrored), len(images), self.bundle))
+
+
+def _stacked(boxes: list[Float32Array]) -> Float32Array:
+    """Graphs may give another number of boxes for each batch: the rest has probability 0."""
+    most = max(batch.shape[1] for batch in boxes)
+    return np.concatenate([np.pad(batch, ((0, 0), (0, most - batch.shape[1]), (0, 0))) for batch in boxes])
 
 
 def _load_network(bundle: Bundle, device: str) -> Network:

@@ -156,7 +156,8 @@ def _made_up(below: Tensor, own: Tensor, above: Tensor, appearance: Appearance, 
     """By the same code as inference."""
     images = [image.numpy() for image in (own, below, above)]
     if appearance.brain_only:
-        images = [without_skull(image, spacing_mm) for image in images]
+        # one by one, as inference sees them: a picture among slices has other bone
+        images = [np.concatenate([without_skull(one[None], spacing_mm) for one in image]) for image in images]
     shown = [channels_of(image, appearance, windows) for image, windows in zip(images, (None, 1, 1), strict=True)]
     return torch.from_numpy(np.concatenate(shown, axis=1))
 

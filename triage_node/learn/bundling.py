@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,21 @@ from triage_node.learn.evaluation.heads import Case
 from triage_node.learn.experiment import TrainConfig
 from triage_node.learn.export import BundleSettings, write_bundle, write_ensemble
 from triage_node.learn.operating import choose_settings
+from triage_node.learn.record import read_record
 from triage_node.networks import Findings, TriageNetConfig
 from triage_node.transforms import SINGLE_SLICES, Stack
 
 
 def make_bundle(
-    config: TrainConfig, out: Path, *, version: str, tuning: Iterable[Case], told_of: str
+    config: TrainConfig, out: Path, *, version: str, tuning: Iterable[Case], told_of: str, trained_on: str = ""
 ) -> BundleSettings:
     """Write the averaged network of a run, calibrated on `tuning`, into `out`; returns its settings.
 
-    What the network does not give, the bundle does not promise. `told_of` says what the tuning heads are.
+    What the network does not give, or was not taught, or cannot be calibrated, the bundle does not promise. `told_of`
+    says what the tuning heads are, `trained_on` in a sentence what the network was trained on.
     """
     network, _ = averaged_network(config.run, config.network)
-    bare = _settings(network, config)
+    bare = replace(_taught(_settings(network, config), read_record(config.run)), trained_on=trained_on)
     draft = config.run / "draft"
     shutil.rmtree(draft, ignore_errors=True)
     write_bundle(draft, name=out.name, version="draft", network=network, settings=bare)
@@ -45,14 +48,19 @@ def make_ensemble(
 ) -> BundleSettings:
     """Write a bundle of bundles, which are copied, calibrated on `tuning` as a whole. Returns its settings.
 
-    UsageError where `out` holds anything; InferenceError where a member is no bundle, or they do not go together.
+    UsageError where `out` holds anything; InferenceError where a member is no bundle, or they do not go together. It
+    appears by one rename.
     """
-    bundles = [load_bundle(member) for member in members]
+    if len(members) < 2:
+        raise UsageError("an ensemble has two members or more")
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out}: is not empty; name another folder")
+    bundles = [load_bundle(member) for member in members]
     names = tuple(f"{number}-{member.resolve().name}" for number, member in enumerate(members, start=1))
+    part = out.with_name(f".{out.name}-new")
+    shutil.rmtree(part, ignore_errors=True)
     for name, member in zip(names, members, strict=True):
-        shutil.copytree(member, out / name)
+        shutil.copytree(member, part / name)
     bare = BundleSettings(
         network=None,
         grid=bundles[0].grid,
@@ -62,10 +70,23 @@ def make_ensemble(
         boxes=any(bundle.outputs_boxes for bundle in bundles),
         chronic=any(bundle.outputs_chronic for bundle in bundles),
     )
-    write_ensemble(out, name=out.name, version="draft", settings=bare)
-    settings = choose_settings(Predictor(out), tuning, bare, told_of=told_of)
-    write_ensemble(out, name=out.name, version=version, settings=settings)
+    write_ensemble(part, name=out.name, version="draft", settings=bare)
+    settings = choose_settings(Predictor(part), tuning, bare, told_of=told_of)
+    write_ensemble(part, name=out.name, version=version, settings=settings)
+    part.replace(out)
     return settings
+
+
+def _taught(settings: BundleSettings, record: Mapping[str, Any]) -> BundleSettings:
+    """Less what no slice of the training set could teach."""
+    present, taught = record["present"], record["taught"]
+    return replace(
+        settings,
+        classes=tuple(name for name in settings.classes if name == "any" or present.get(name)),
+        mask=settings.mask and bool(taught["pixels"]),
+        boxes=settings.boxes and bool(taught["pixels"]),
+        chronic=settings.chronic and bool(taught["chronic"]),
+    )
 
 
 def _settings(network: Any, config: TrainConfig) -> BundleSettings:

@@ -41,12 +41,13 @@ def judge(config: TrainConfig, bundle: Path, heads: Path) -> dict[str, Any]:
     """
     report = evaluate(Question(kind="shards", root=heads, bundle=str(bundle), device="cpu")).report
     record = read_record(config.run)
-    network, step = averaged_network(config.run, config.network)
+    network, best_step = averaged_network(config.run, config.network)
     segmentation = {name: (of_class or {}).get("segmentation") for name, of_class in report["metrics"].items()}
     return {
         "parameters": sum(weight.numel() for weight in network.parameters()),
-        "steps": step,
-        "slices_seen": step * config.batch,
+        "steps": record["step"],
+        "best_step": best_step,
+        "slices_seen": record["step"] * config.batch,
         "minutes": round(record["wall_s"] / 60, 1),
         "threads": config.threads,
         "grid": {"size_px": config.grid.size_px, "spacing_mm": config.grid.spacing_mm},

@@ -22,7 +22,7 @@ def draw_curves(record: Mapping[str, Any], path: Path) -> None:
         names = [name for name in points[-1] if name not in _NOT_LOSSES] if points else []
         for index, name in enumerate(names):
             label = name if part == "curve" else f"{name}, validation"
-            values = [point.get(name, float("nan")) for point in points]
+            values = [_number(point.get(name)) for point in points]
             panels[int(name != "total")].plot(steps, values, style, color=f"C{index}", label=label, markersize=3)
     for panel in panels:
         panel.set_xlabel("step")
@@ -31,3 +31,7 @@ def draw_curves(record: Mapping[str, Any], path: Path) -> None:
         if panel.lines:
             panel.legend(fontsize="x-small")
     figure.savefig(path, dpi=80)
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value

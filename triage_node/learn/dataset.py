@@ -3,9 +3,10 @@
 A shard is a folder `shard-<number>` with hu.npy (slices, size, size) int16 HU, truth.npy uint8 labels, depth.npy uint8,
 the depth below the inner table in units of DEPTH_UNIT_MM (0: not inside the skull), and meta.npy (slices, 3) float32:
 number of the head, position along the normal in mm, and 1 or 0 where its subdural blood is chronic or not (else nan).
-Data from elsewhere have two more (see data.shards): labels.npy (slices, 6) float32, what is told of CLASSES besides the
-truth: 1, 0, or nan; and masked.npy (slices,) bool, where the truth is known. A shard appears by one rename. Every
-simulated head is a new seed: none is rendered twice, and the seeds of evaluation lie apart.
+Data from elsewhere have three more (see data.shards): labels.npy (slices, 6) float32, what is told of CLASSES besides
+the truth: 1, 0, or nan; series.npy, the same of the whole series; and masked.npy (slices,) bool, where the truth is
+known. A shard appears by one rename. Every simulated head is a new seed: none is rendered twice, and the seeds of
+evaluation lie apart.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _SEVERAL: Final = 0.3
 _WITH_TEMPLATE: Final = 0.75
 """Of the heads; the others have procedural folds, which differ more from head to head."""
 _ARRAYS: Final = ("hu", "truth", "depth", "meta")
-_TOLD: Final = ("labels", "masked")
+_TOLD: Final = ("labels", "masked", "series")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +55,14 @@ class Slices:
     meta: Float32Array
     labels: Float32Array
     masked: NDArray[np.bool_]
+    series: Float32Array
 
     @classmethod
     def known(cls, *, hu: Int16Array, truth: UInt8Array, depth: UInt8Array, meta: Float32Array) -> Slices:
         """Slices whose truth is known and all that is told of them."""
         labels = np.full((len(hu), len(CLASSES)), np.nan, np.float32)
-        return cls(hu=hu, truth=truth, depth=depth, meta=meta, labels=labels, masked=np.ones(len(hu), np.bool_))
+        masked = np.ones(len(hu), np.bool_)
+        return cls(hu=hu, truth=truth, depth=depth, meta=meta, labels=labels, masked=masked, series=labels)
 
 
 # ---------------------------------------------------------------- heads
@@ -186,7 +189,7 @@ def write_shard(folder: Path, number: int, heads: Sequence[Slices]) -> None:
     part = folder / f"part-{number:05d}"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    told = any(not head.masked.all() or not np.isnan(head.labels).all() for head in heads)
+    told = any(not (head.masked.all() and np.isnan([head.labels, head.series]).all()) for head in heads)
     for name in (*_ARRAYS, *(_TOLD if told else ())):
         np.save(part / f"{name}.npy", np.concatenate([getattr(head, name) for head in heads]))
     part.rename(_shard_path(folder, number))

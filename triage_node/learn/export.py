@@ -28,8 +28,8 @@ from triage_node.networks import NetworkConfig, network_name
 from triage_node.transforms import SINGLE_SLICES, Appearance, Grid, Stack
 
 INTENDED_USE = (
-    "Research: triage of adult non-contrast axial head CT for suspected intracranial hemorrhage. "
-    "Trained on simulated images only. Not for clinical use, not for primary diagnosis."
+    "Research: triage of adult non-contrast axial head CT for suspected intracranial hemorrhage. {trained_on}"
+    "Not for clinical use, not for primary diagnosis."
 )
 
 
@@ -57,6 +57,8 @@ class BundleSettings:
     box_min_probability: float = 0.5
     chronic: bool = False
     """Whether the bundle tells chronic from acute subdural blood; `calibration` may have an entry of that name."""
+    trained_on: str = ""
+    """A sentence for people; nothing is said where nobody said it."""
     remarks: tuple[str, ...] = ()
     """Comment lines above [thresholds]: where they come from."""
 
@@ -107,7 +109,7 @@ def _toml(name: str, version: str, sha256: str, settings: BundleSettings) -> str
     offsets = {key: offset for key, (_, offset) in settings.calibration.items()}
     return "\n".join(
         [
-            *_lines(name=name, version=version, sha256=sha256, intended_use=INTENDED_USE),
+            *_lines(name=name, version=version, sha256=sha256, intended_use=_intended_use(settings)),
             *_model(settings),
             "",
             *[f"# {remark}" for remark in settings.remarks],
@@ -121,6 +123,10 @@ def _toml(name: str, version: str, sha256: str, settings: BundleSettings) -> str
             "",
         ]
     )
+
+
+def _intended_use(settings: BundleSettings) -> str:
+    return INTENDED_USE.format(trained_on=f"{settings.trained_on} " if settings.trained_on else "")
 
 
 def _model(settings: BundleSettings) -> list[str]:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from triage_node.errors import UsageError
 from triage_node.learn.augment import AugmentConfig, varied_alike
 from triage_node.learn.dataset import DEPTH_UNIT_MM, STORED_GRID, Slices, open_shard, shard_paths, write_shard
-from triage_node.learn.pose import Slices as Stack
+from triage_node.learn.pose import Slices as Posed
 
 
 def vary_shards(folder: Path, out: Path, config: AugmentConfig, *, copies: int, seed: int) -> int:
@@ -36,7 +36,7 @@ def _varied_heads(slices: Slices, config: AugmentConfig, *, seed: int) -> Iterat
     heads = np.array(slices.meta[:, 0])
     for place, head in enumerate(np.unique(heads)):
         rows = np.flatnonzero(heads == head)
-        stack = Stack(
+        stack = Posed(
             hu=torch.from_numpy(slices.hu[rows].astype(np.float32))[None],
             truth=torch.from_numpy(slices.truth[rows].astype(np.float32))[None],
             depth_mm=torch.from_numpy(slices.depth[rows].astype(np.float32) * np.float32(DEPTH_UNIT_MM))[None],
@@ -49,4 +49,5 @@ def _varied_heads(slices: Slices, config: AugmentConfig, *, seed: int) -> Iterat
             meta=np.array(slices.meta[rows]),
             labels=slices.labels[rows],
             masked=slices.masked[rows],
+            series=slices.series[rows],
         )

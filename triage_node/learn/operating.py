@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special
 
-from triage_node.domain import CLASSES, OPERATING_POINT, SUBTYPES, Float32Array, Float64Array
+from triage_node.domain import CLASSES, OPERATING_POINT, SUBTYPES, Float32Array, Float64Array, UInt8Array
 from triage_node.errors import UsageError
 from triage_node.infer.bundle import Bundle, SeriesWeights
 from triage_node.infer.mask import native_mask
@@ -48,6 +48,9 @@ class _Seen:
     present: NDArray[np.bool_]
     """(slices, 6), as in Case; so is `absent`."""
     absent: NDArray[np.bool_]
+    shown: NDArray[np.bool_]
+    """(6,), of the series; so is `nowhere`."""
+    nowhere: NDArray[np.bool_]
     counts: NDArray[np.int64]
     """(thresholds, 5, 3): pixels in both masks, in the seen one, in the true one; 0 where there is no mask."""
     seen_ml: Float64Array
@@ -120,17 +123,28 @@ def _seen(predictor: Predictor, case: Case) -> _Seen:
             break
         tried = replace(predictor.bundle, mask_min_probability=dict.fromkeys(SUBTYPES, threshold))
         mask = native_mask(raw.pixel_probabilities, raw.placement, case.volume, tried)
-        counts[index] = [pixel_counts(mask, case.truth, name) for name in SUBTYPES] if case.segmented else 0
+        counts[index] = [_counts(mask, case, name) for name in SUBTYPES]
         seen_ml[index] = [volumes_ml(mask, case.volume)[name] for name in CLASSES]
     return _Seen(
         logits=raw.logits,
         present=case.present,
         absent=case.absent,
+        shown=case.shown,
+        nowhere=case.nowhere,
         counts=counts,
         seen_ml=seen_ml,
-        true_ml=np.array([case.volumes_ml[name] for name in CLASSES]),
+        true_ml=np.array([ml if _is_told(case, name) else np.nan for name, ml in case.volumes_ml.items()]),
         boxes=_box_peaks(raw),
     )
+
+
+def _is_told(case: Case, name: str) -> bool:
+    """Whether the truth tells of every pixel whether it is that."""
+    return case.segmented and name in case.told
+
+
+def _counts(mask: UInt8Array, case: Case, name: str) -> tuple[int, int, int]:
+    return pixel_counts(mask, case.truth, name) if _is_told(case, name) else (0, 0, 0)
 
 
 def _box_peaks(raw: Examined) -> Float32Array:
@@ -144,7 +158,7 @@ def _best_box_threshold(seen: Sequence[_Seen]) -> float:
     """0.5 where there are no boxes."""
     peaks = np.concatenate([one.boxes for one in seen])
     present, absent = (np.concatenate([getattr(one, name)[:, 1:] for one in seen]) for name in ("present", "absent"))
-    if not peaks.any():
+    if not peaks.any() or not present.any():
         return OPERATING_POINT
 
     def f1(least: float) -> float:
@@ -157,8 +171,9 @@ def _best_box_threshold(seen: Sequence[_Seen]) -> float:
 def _best_thresholds(seen: Sequence[_Seen]) -> list[int]:
     """By subtype, index in _MASK_THRESHOLDS."""
     totals = np.sum([one.counts for one in seen], axis=0)
-    scores = [[dice(*(int(n) for n in counts)) or 0.0 for counts in row] for row in totals]
-    return [int(index) for index in np.argmax(scores, axis=0)]
+    scores = np.array([[dice(*(int(n) for n in counts)) or 0.0 for counts in row] for row in totals])
+    middle = _MASK_THRESHOLDS.index(0.5)
+    return [int(column.argmax()) if column.any() else middle for column in scores.T]
 
 
 def _at_thresholds(seen: _Seen, chosen: Sequence[int]) -> Float64Array:
@@ -184,8 +199,8 @@ def _series_weights(
     evidence = np.stack([np.vectorize(logit)(highest), np.vectorize(volume_evidence)(np.array(measured))], axis=-1)
     fitted = fit_classes(
         evidence.swapaxes(0, 1),
-        shown=np.array([one.present.any(axis=0) for one in seen]),
-        absent=np.array([one.absent.all(axis=0) for one in seen]),
+        shown=np.array([one.shown for one in seen]),
+        absent=np.array([one.nowhere for one in seen]),
         expected=(1.0, 0.5),
     )
     return {

@@ -83,8 +83,10 @@ class SlicePool:
         if not len(self):
             raise ConfigError(
                 f"{folder}: holds no shards; scripts/train-default-bundle.py renders them, trains and releases; "
-                f"or set {key} to a folder that dataset.render_shards filled"
+                f"or set {key} to a folder that dataset.render_shards or triage-node import filled"
             )
+        if not any(map(len, self._positive)) and not len(self._negative):
+            raise ConfigError(f"{folder}: of no slice is anything known, so {key} can teach nothing")
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -153,6 +155,15 @@ class SlicePool:
         """Slices by subtype, for the run record."""
         return {name: len(places) for name, places in zip(_KINDS, self._positive, strict=True)}
 
+    def taught(self) -> dict[str, int]:
+        """What else it can teach: slices with blood whose pixels are known, and slices of heads of known age."""
+        bled = np.unique(np.concatenate(self._positive)) if any(map(len, self._positive)) else np.zeros(0, np.int64)
+        return {
+            "pixels": int(np.count_nonzero(self._masked[bled])),
+            "chronic": int(np.count_nonzero(~np.isnan(self._chronic))),
+            "none": len(self._negative),
+        }
+
     def listing_sha256(self) -> str:
         """Of the names of the shards and how many slices each holds, for the run record."""
         lines = [f"{name} {len(shard.areas_mm2)}\n" for name, shard in self._shards.items()]
@@ -178,7 +189,7 @@ class SlicePool:
             group = hardest if rng.random() < self._config.hard_share else self._negative
         else:
             group = present[rng.integers(len(present))]
-        return int(rng.choice(group)) if len(group) else int(rng.integers(len(self)))
+        return int(rng.choice(group))
 
     def _read(self, place: int) -> tuple[NDArray[np.int16], NDArray[np.uint8], NDArray[np.uint8]]:
         """Opened and closed for every slice: hundreds of shards at once are more files than a process may open."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -60,17 +61,24 @@ class Record:
         seconds, self._noted = perf_counter() - self._noted, perf_counter()
         means: dict[str, float] = {}
         if self._since:
-            means = {name: float(np.nanmean([losses[name] for losses in self._since])) for name in self._since[0]}
+            means = {name: mean_of([losses[name] for losses in self._since]) for name in self._since[0]}
             point = {"step": step, "pool": len(pool), "s_per_step": seconds / len(self._since), **means}
             self.content["curve"].append(_rounded(point))
         self.content["wall_s"] = round(self.content["wall_s"] + seconds, 1)
         self.content["step"], self.content["pool"], self.content["present"] = step, len(pool), pool.present()
+        self.content["taught"] = pool.taught()
         self.content["data"] = {"shards": pool.shards, "slices": len(pool), "listing_sha256": pool.listing_sha256()}
         self._since = []
         part = self.path.with_suffix(".part")
         part.write_text(json.dumps(self.content, indent=1) + "\n", encoding="utf-8")
         part.replace(self.path)
         return {name: f"{value:.3f}" for name, value in means.items()}
+
+
+def mean_of(values: Sequence[float]) -> float:
+    """Of those that are numbers; nan where none is."""
+    numbers = [value for value in values if not math.isnan(value)]
+    return float(np.mean(numbers)) if numbers else math.nan
 
 
 def read_record(run: Path) -> dict[str, Any]:
@@ -103,5 +111,6 @@ def _commit(root: Path) -> str | None:
     return next((line.split()[0] for line in lines if line.endswith(f" {name}")), None)
 
 
-def _rounded(values: Mapping[str, float]) -> dict[str, float]:
-    return {key: round(value, 5) for key, value in values.items()}
+def _rounded(values: Mapping[str, float]) -> dict[str, float | None]:
+    """JSON has no NaN."""
+    return {key: None if math.isnan(value) else round(value, 5) for key, value in values.items()}

@@ -69,7 +69,12 @@ def release(
     draft, heads = config.run / "draft", config.run.parent / "held-out"
     shutil.rmtree(draft, ignore_errors=True)
     bare = BundleSettings(
-        network=config.network, grid=config.grid, stack=_STACK, chronic=True, appearance=config.images.appearance
+        network=config.network,
+        grid=config.grid,
+        stack=_STACK,
+        chronic=True,
+        appearance=config.images.appearance,
+        trained_on="Trained on simulated images only.",
     )
     write_bundle(draft, name=out.name, version="draft", network=network, settings=bare)
     tuning = iterate_simulated(heads, count=tuning_series, tuning=True, settings=series)

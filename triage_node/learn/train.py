@@ -37,7 +37,7 @@ from triage_node.learn.dataset import STORED_GRID
 from triage_node.learn.experiment import TrainConfig
 from triage_node.learn.losses import AnyLogits, accuracy, blood_seen, losses, total
 from triage_node.learn.pool import Drawn, Known, SlicePool
-from triage_node.learn.record import Record
+from triage_node.learn.record import Record, mean_of
 from triage_node.networks import choose_device, choose_dtype, network_of
 from triage_node.transforms import Grid
 
@@ -90,6 +90,7 @@ class _Run:
         self._dtype = choose_dtype(self._device)
         self._pool = SlicePool(config.shards, config.pool)
         self._held_out = _held_out(config)
+        _require_both(self._pool, config)
         config.run.mkdir(parents=True, exist_ok=True)
         self.state = _fresh_state(config, self._device)
         if (config.run / CHECKPOINT).exists():
@@ -191,7 +192,7 @@ class _Run:
             parts = losses(logits, views, self._known(drawn.known), grid, config.losses)
             share = accuracy(logits, views, self._known(drawn.known), grid)
             told.append(_told(total(parts, config.losses), parts, share))
-        means = {name: float(np.nanmean([each[name] for each in told])) for name in told[0]}
+        means = {name: mean_of([each[name] for each in told]) for name in told[0]}
         self._record.note_validation(self.state.step, grid.size_px, means)
         if grid == config.grid and means["total"] < self.state.best_loss:
             self.state.best_loss, self.state.best_step = means["total"], self.state.step
@@ -246,7 +247,15 @@ def _fresh_state(config: TrainConfig, device: torch.device) -> State:
 def _held_out(config: TrainConfig) -> SlicePool | None:
     if config.validation is None:
         return None
-    return SlicePool(config.validation, replace(config.pool, hard_share=0.0), key="validation")
+    return SlicePool(config.validation, replace(config.pool, hard_share=0.0, bag=0), key="validation")
+
+
+def _require_both(pool: SlicePool, config: TrainConfig) -> None:
+    if not any(pool.present().values()) or not pool.taught()["none"]:
+        raise ConfigError(
+            f"{config.shards}: training needs slices that are known to show hemorrhage and slices known not to; "
+            "labels of whole studies are of no slice"
+        )
 
 
 def _require_extra() -> None:

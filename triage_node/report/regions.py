@@ -56,10 +56,12 @@ def boxes(region: NDArray[np.bool_], pixel_mm2: float) -> tuple[Box, ...]:
 
 
 def _whole(box: SeenBox) -> Box:
-    """The pixels that it touches; one at least."""
-    left, top = math.floor(box.left), math.floor(box.top)
+    """The pixels that it touches."""
     return Box(
-        left=left, top=top, right=max(left + 1, math.ceil(box.right)), bottom=max(top + 1, math.ceil(box.bottom))
+        left=math.floor(box.left),
+        top=math.floor(box.top),
+        right=math.ceil(box.right),
+        bottom=math.ceil(box.bottom),
     )
 
 

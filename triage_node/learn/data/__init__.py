@@ -8,7 +8,6 @@ physionet   CT-ICH 1.3.1; kaggle: the same as pictures
 cq500       CQ500; bhsd: BHSD; instance22: INSTANCE 2022
 pictures    PNG and JPEG with labels.csv; volumes: NIfTI and DICOM with masks: our own layouts
 splits      by patient
-sampling    balanced draws, under-sampling, batches
 clean       corrupt and repeated images
 """
 

@@ -15,7 +15,7 @@ import numpy as np
 from triage_node.domain import SUBTYPES
 from triage_node.errors import UsageError
 from triage_node.learn.data.case import Entry, Loaded, wrong_layout
-from triage_node.learn.data.pairs import mask_of, nifti_files, stem
+from triage_node.learn.data.pairs import mask_of, nifti_files, require_mask, stem
 from triage_node.learn.data.truth import told_by_kinds
 from triage_node.learn.evaluation.nifti import nifti_labels, nifti_volume
 
@@ -44,9 +44,8 @@ def find(root: Path) -> list[Entry]:
 def load(entry: Entry) -> Loaded:
     """Raises UsageError where the mask holds another label."""
     [image] = entry.files
-    assert entry.mask is not None
-    volume = nifti_volume(image)
-    labels = nifti_labels(entry.mask, volume)
+    mask, volume = require_mask(entry), nifti_volume(image)
+    labels = nifti_labels(mask, volume)
     if labels.min() < 0 or labels.max() > len(SUBTYPES):
         raise UsageError(f"{entry.name}: the mask holds a label other than 0 to {len(SUBTYPES)}")
     return told_by_kinds(volume, labels.astype(np.uint8))

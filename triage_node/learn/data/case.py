@@ -17,6 +17,7 @@ from triage_node.errors import UsageError
 BoolArray = NDArray[np.bool_]
 LabelRow = tuple[float, ...]
 """In the order of CLASSES: 1, 0, or nan where it is not known."""
+_ENDINGS: Final = (".nii.gz", ".nii", ".dcm", ".csv", ".png", ".jpg", ".jpeg", ".zip", ".txt")
 NOT_KNOWN: Final[LabelRow] = (math.nan,) * len(CLASSES)
 
 
@@ -87,9 +88,13 @@ def _contents(root: Path) -> str:
     if not root.is_dir():
         return "no such folder"
     children = list(root.iterdir())
-    endings = Counter("".join(child.suffixes[-2:]) or "no ending" for child in children if child.is_file())
+    endings = Counter(_ending(child.name.lower()) for child in children if child.is_file())
     told = [
         f"{sum(child.is_dir() for child in children)} folder(s)",
         *(f"{n} x {end}" for end, n in endings.most_common(4)),
     ]
     return ", ".join(told) if children else "an empty folder"
+
+
+def _ending(name: str) -> str:
+    return next((ending for ending in _ENDINGS if name.endswith(ending)), "another ending")

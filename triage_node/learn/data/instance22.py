@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from triage_node.learn.data.case import Entry, Loaded, wrong_layout
-from triage_node.learn.data.pairs import mask_of, nifti_files, stem
+from triage_node.learn.data.pairs import mask_of, nifti_files, require_mask, stem
 from triage_node.learn.data.truth import told_by_blood
 from triage_node.learn.evaluation.nifti import nifti_labels, nifti_volume
 
@@ -35,6 +35,5 @@ def find(root: Path) -> list[Entry]:
 def load(entry: Entry) -> Loaded:
     """Only "any" is told; the truth is known where there is no blood."""
     [image] = entry.files
-    assert entry.mask is not None
-    volume = nifti_volume(image)
-    return told_by_blood(volume, nifti_labels(entry.mask, volume) > 0)
+    mask, volume = require_mask(entry), nifti_volume(image)
+    return told_by_blood(volume, nifti_labels(mask, volume) > 0)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from triage_node.errors import UsageError
+from triage_node.learn.data.case import Entry
 
 _ENDINGS: Final = (".nii.gz", ".nii")
 
@@ -20,9 +21,13 @@ def stem(path: Path) -> str:
     return next((path.name.removesuffix(ending) for ending in _ENDINGS if path.name.endswith(ending)), path.name)
 
 
-def mask_of(image: Path, masks: Path) -> Path:
-    """The mask of `image` in the folder `masks`; raises UsageError where there is none."""
-    found = next((path for ending in _ENDINGS if (path := masks / (stem(image) + ending)).is_file()), None)
-    if found is None:
-        raise UsageError(f"{image}: no mask of this name in {masks}")
-    return found
+def mask_of(image: Path, masks: Path) -> Path | None:
+    """The mask of `image` in the folder `masks`; None where there is none."""
+    return next((path for ending in _ENDINGS if (path := masks / (stem(image) + ending)).is_file()), None)
+
+
+def require_mask(entry: Entry) -> Path:
+    """UsageError for an entry without one."""
+    if entry.mask is None:
+        raise UsageError("no mask of this name")
+    return entry.mask

@@ -10,7 +10,7 @@ import numpy as np
 from triage_node.domain import Float32Array, Int64Array
 from triage_node.errors import UsageError
 from triage_node.learn.data.case import NOT_KNOWN, Entry, LabelRow, Loaded, wrong_layout
-from triage_node.learn.data.pairs import mask_of, nifti_files, stem
+from triage_node.learn.data.pairs import mask_of, nifti_files, require_mask, stem
 from triage_node.learn.data.tables import read_ct_ich
 from triage_node.learn.data.truth import told_by_blood
 from triage_node.learn.evaluation.nifti import nifti_turned, nifti_values, nifti_volume
@@ -41,9 +41,8 @@ def find(root: Path) -> list[Entry]:
 def load(entry: Entry) -> Loaded:
     """Mask and table go with the image by voxel index and slice number, as in the script that comes with the data."""
     [image] = entry.files
-    assert entry.mask is not None
-    volume = nifti_volume(image)
-    drawn = nifti_values(entry.mask)
+    mask, volume = require_mask(entry), nifti_volume(image)
+    drawn = nifti_values(mask)
     blood = nifti_turned(image, drawn > np.max(drawn) / 2)  # 0 and 255, or nearly so
     return told_by_blood(volume, blood, _labels(entry, _stored_slices(image)))
 

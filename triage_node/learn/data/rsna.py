@@ -28,7 +28,7 @@ _EXPECTED: Final = (
     "RSNA 2019: stage_2_train/ID_*.dcm, one file a slice, and stage_2_train.csv with the header ID,Label and lines "
     "like ID_xxxxxxxxx_epidural,0"
 )
-_TAGS: Final = ("PatientID", "SeriesInstanceUID", "ImagePositionPatient")
+_TAGS: Final = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "ImagePositionPatient")
 _LONE_SLICE_MM: Final = 5.0
 
 
@@ -121,7 +121,8 @@ def _identity(path: Path) -> tuple[str, str, float]:
             image = dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
             position = image.get("ImagePositionPatient")
             height_mm = float(position[2]) if position else 0.0
-            return str(image.get("PatientID") or path.stem), str(image.get("SeriesInstanceUID") or path.stem), height_mm
+            series = str(image.get("SeriesInstanceUID") or path.stem)
+            return str(image.get("PatientID") or image.get("StudyInstanceUID") or series), series, height_mm
     except READ_ERRORS:
         return path.stem, path.stem, 0.0
 

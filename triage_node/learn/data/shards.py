@@ -7,6 +7,7 @@ as a neighbour.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,8 @@ class Imported:
     entries: Mapping[str, int]
     """By part: how many series or pictures it holds."""
     patients: Mapping[str, int]
-    slices: Mapping[str, int]
+    slices: Mapping[str, Counter[str]]
+    """How many show hemorrhage ("blood"), do not ("none"), and of how many that is not known ("unknown")."""
     failures: Sequence[Failure]
 
 
@@ -65,8 +67,10 @@ def import_layout(
 
 
 def stored(loaded: Loaded, *, number: int) -> Slices:
-    """One series or picture on STORED_GRID."""
+    """One series or picture on STORED_GRID. UsageError where slices lie in one place: nobody knows which is which."""
     volume = loaded.volume
+    if (volume.weights_mm <= 0).any():
+        raise UsageError("several slices lie in one place")
     placement = place_grid(volume, STORED_GRID)
     hu = to_grid(volume.hu, placement)
     truth, masked = _truth(loaded)
@@ -79,6 +83,7 @@ def stored(loaded: Loaded, *, number: int) -> Slices:
         meta=_meta(number, along_mm),
         labels=np.where(loaded.known[:, None], np.float32(np.nan), loaded.labels).astype(np.float32),
         masked=masked,
+        series=np.repeat(loaded.series_labels[None], len(hu), axis=0),
     )
 
 
@@ -102,23 +107,31 @@ def _fold(text: str) -> tuple[int, int]:
     return int(number), int(count)
 
 
-def _write(load: Callable[[Entry], Loaded], entries: Sequence[Entry], out: Path, failures: list[Failure]) -> int:
-    """All entries that can be read; how many slices they have."""
+def _write(
+    load: Callable[[Entry], Loaded], entries: Sequence[Entry], out: Path, failures: list[Failure]
+) -> Counter[str]:
+    """All entries that can be read; what is known of their slices."""
     shard: list[Slices] = []
-    written = total = 0
+    written, known = 0, Counter[str]()
     for entry in tqdm(entries, desc=out.name, unit="series"):
         try:
             shard.append(stored(load(entry), number=len(shard)))
         except TriageNodeError as error:
             failures.append(Failure(name=entry.name, reason=str(error)))
             continue
-        total += len(shard[-1].hu)
+        known.update(_known(shard[-1]))
         if sum(len(slices.hu) for slices in shard) >= _SLICES_PER_SHARD:
             write_shard(out, written, shard)
             written, shard = written + 1, []
     if shard:
         write_shard(out, written, shard)
-    return total
+    return known
+
+
+def _known(slices: Slices) -> Iterator[str]:
+    for image, label, masked in zip(slices.truth, slices.labels[:, 0], slices.masked, strict=True):
+        shows = bool(image.any()) if masked and np.isnan(label) else label
+        yield "unknown" if np.isnan(shows) else "blood" if shows else "none"
 
 
 # ---------------------------------------------------------------- one series

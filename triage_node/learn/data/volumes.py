@@ -33,6 +33,11 @@ def find(root: Path) -> list[Entry]:
         raise wrong_layout(root, _EXPECTED) from error
     if not labels and not any(series.mask for series in found):
         raise wrong_layout(root, _EXPECTED)
+    unknown = sorted(set(labels) - {series.image.resolve() for series in found})
+    if unknown:
+        raise UsageError(
+            f"{root / TABLE}: {len(unknown)} line(s) name no series here, the first {labels[unknown[0]].name}"
+        )
     entries = []
     for series in found:
         label = labels.get(series.image.resolve())

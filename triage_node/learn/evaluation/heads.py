@@ -57,6 +57,21 @@ class Case:
         return self._by_truth((self.areas_mm2 == 0) & ~some_kind[:, None], labelled=0.0)
 
     @property
+    def shown(self) -> NDArray[np.bool_]:
+        """(6,) bool: which classes some slice shows, or the series is labelled with."""
+        return np.asarray(self.present.any(axis=0) | self._labelled(1.0))
+
+    @property
+    def nowhere(self) -> NDArray[np.bool_]:
+        """(6,) bool: which classes no slice shows anything of."""
+        return np.asarray(self.absent.all(axis=0) | self._labelled(0.0))
+
+    def _labelled(self, value: float) -> NDArray[np.bool_]:
+        if self.series_labels is None:
+            return np.zeros(len(CLASSES), np.bool_)
+        return np.asarray(self.series_labels == value)
+
+    @property
     def volumes_ml(self) -> dict[str, float]:
         """By class of CLASSES, of the truth; blood of unknown kind is in "any" alone."""
         of_some_kind = volumes_ml((self.truth > 0).astype(np.uint8), self.volume)
@@ -89,9 +104,7 @@ def judge_head(prediction: Prediction, case: Case) -> Judgement:
     A head shows a class where one of its slices does, and does not where none of them shows anything of it.
     """
     present, absent, told = case.present, case.absent, _columns(case.told)
-    shown, nowhere = np.any(present, axis=0), np.all(absent, axis=0)
-    if case.series_labels is not None:
-        shown, nowhere = shown | (case.series_labels == 1), nowhere | (case.series_labels == 0)
+    shown, nowhere = case.shown, case.nowhere
     return Judgement(
         name=case.name,
         scores=prediction.probabilities,

@@ -37,6 +37,7 @@ def _cases(slices: Slices, shard: str) -> Iterator[Case]:
             chronic=None if np.isnan(chronic[rows[0]]) else bool(chronic[rows[0]]),
             labels=slices.labels[rows],
             masked=slices.masked[rows],
+            series_labels=slices.series[rows[0]],
         )
 
 
