@@ -6,11 +6,11 @@ all labelled voxels, partial volume at the edges included, so the densities draw
 
 | subtype | volume mL, 5 / 50 / 95 % | labelled voxels HU, 5 / 50 / 95 % | drawn HU |
 | --- | --- | --- | --- |
-| epidural | 1.2 / 12.7 / 39.9 | 37 / 56 / 73 | 44-78 |
+| epidural | 1.2 / 12.7 / 39.9 | 37 / 56 / 73 | 45-70 |
 | intraparenchymal | 0.3 / 7.8 / 58.9 | 33 / 48 / 61 | 44-80 |
 | intraventricular | 0.1 / 2.5 / 18.6 | 26 / 39 / 56 | 36-74 |
 | subarachnoid | 0.1 / 0.8 / 4.6 | 31 / 43 / 58 | 36-68 |
-| subdural | 0.4 / 5.9 / 55.8 | 27 / 52 / 69 | 47-78; old 8-30 |
+| subdural | 0.4 / 5.9 / 55.8 | 27 / 52 / 69 | 45-68; old 8-30 |
 """
 
 from __future__ import annotations
@@ -378,7 +378,7 @@ def _crescent(blank: Lesion, rng: np.random.Generator, kind: str, side: float) -
             math.radians(rng.uniform(10, 38)),
             1,
         ),
-        hu=rng.uniform(35, 45) if isodense else _density(rng, 60, 7, 47, 78),
+        hu=rng.uniform(35, 45) if isodense else _density(rng, 56, 6, 45, 68),
         kind=kind,
         push=rng.uniform(0.3, 0.8) if old else rng.uniform(0.5, 1.0),
     )
@@ -418,7 +418,7 @@ def _epidural(blank: Lesion, rng: np.random.Generator) -> Lesion:
         ),
         size_mm=float(min(rng.uniform(5, 28), 60 * half_angle * 0.65)),
         stretch=(half_angle, half_angle * rng.uniform(0.8, 1.15), 1),
-        hu=_density(rng, 58, 7, 44, 78),
+        hu=_density(rng, 57, 6, 45, 70),
         kind="mixed" if rng.random() < 0.2 else "acute",
         second_hu=rng.uniform(32, 45),
         fresh=rng.uniform(0.5, 0.85),
