@@ -58,7 +58,7 @@ def checked(answer: Answer, images: int, bundle: Bundle) -> Answer:
     _require_finite(answer, bundle)
     for name, shares in (("pixels", answer.pixels), ("boxes", answer.boxes)):
         if shares is not None and shares.size and not -_ROUNDING <= shares.min() <= shares.max() <= 1 + _ROUNDING:
-            raise InferenceError(f'the network gave "{name}" outside 0..1: they must be shares, not logits')
+            raise InferenceError(f'the network gave "{name}" outside 0..1: they must be probabilities, not logits')
     if answer.logits is None and answer.pixels is not None:
         return replace(answer, logits=_logits_of(answer.pixels))
     return answer
