@@ -461,6 +461,13 @@ def parser() -> argparse.ArgumentParser:
         "--folds", choices=["procedural", "mni152"], default="procedural", help="mni152 needs the train extra"
     )
 
+    _learning_commands(command)
+    command("config", _config, "print every setting with its default, as TOML")
+    return root
+
+
+def _learning_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Those of the laboratory (docs/laboratory.md)."""
     train = command("train", _train, "train a network as a TOML file says, or go on training; needs the train extra")
     train.add_argument("experiment", type=Path, metavar="CONFIG", help="for example models/default.train.toml")
     bundle = command("bundle", _bundle, "make a bundle of a trained network, calibrated on heads that it never saw")
@@ -502,6 +509,3 @@ def parser() -> argparse.ArgumentParser:
     clean.add_argument("layout", choices=DATA_LAYOUTS, metavar="LAYOUT", help=f"one of {', '.join(DATA_LAYOUTS)}")
     clean.add_argument("root", type=Path, metavar="DIR")
     clean.add_argument("--json", action="store_true", help="one JSON line an image")
-
-    command("config", _config, "print every setting with its default, as TOML")
-    return root

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from triage_node.domain import CLASSES, SUBTYPES, Float32Array, Int16Array, UInt8Array, Volume
+from triage_node.errors import UsageError
 from triage_node.simulate import SimulatedHead, SliceGeometry, axial_geometry, simulate_head
 from triage_node.simulate.lesions import random_combination
 from triage_node.simulate.template import load_template
@@ -198,6 +199,14 @@ def write_shard(folder: Path, number: int, heads: Sequence[Slices]) -> None:
 def shard_paths(folder: Path) -> list[Path]:
     """The shards that are there now, by number."""
     return sorted(folder.glob("shard-*"))
+
+
+def require_shards(folder: Path) -> list[Path]:
+    """The same; UsageError where there are none."""
+    paths = shard_paths(folder)
+    if not paths:
+        raise UsageError(f"{folder}: holds no shards (shard-00000 and so on); see triage-node import")
+    return paths
 
 
 def open_shard(path: Path) -> Slices:

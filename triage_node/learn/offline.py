@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from triage_node.errors import UsageError
 from triage_node.learn.augment import AugmentConfig, varied_alike
-from triage_node.learn.dataset import DEPTH_UNIT_MM, STORED_GRID, Slices, open_shard, shard_paths, write_shard
+from triage_node.learn.dataset import DEPTH_UNIT_MM, STORED_GRID, Slices, open_shard, require_shards, write_shard
 from triage_node.learn.pose import Slices as Posed
 
 
@@ -21,9 +21,7 @@ def vary_shards(folder: Path, out: Path, config: AugmentConfig, *, copies: int, 
 
     All slices of a head are varied alike. UsageError where there are no shards, or `out` holds anything.
     """
-    paths = shard_paths(folder)
-    if not paths:
-        raise UsageError(f"{folder}: holds no shards (shard-00000 and so on); see triage-node import")
+    paths = require_shards(folder)
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out}: is not empty; name another folder")
     wanted = [(copy, path) for copy in range(copies) for path in paths]

@@ -6,7 +6,7 @@ One real head without hemorrhage is no calibration set: none of this ever looks 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -61,9 +61,6 @@ class _Seen:
     """(slices, 5) float32: of each subtype the highest probability of a box there; 0 where the network draws none."""
 
 
-_TOLD: Final[Sequence[Callable[[_Seen], NDArray[np.bool_]]]] = (lambda one: one.present, lambda one: one.absent)
-
-
 def choose_settings(
     predictor: Predictor, tuning: Iterable[Case], settings: BundleSettings, *, told_of: str
 ) -> BundleSettings:
@@ -103,8 +100,11 @@ def choose_settings(
 
 
 def _tellable(seen: Sequence[_Seen]) -> tuple[str, ...]:
-    shown, without = ([any(part(one)[:, k].any() for one in seen) for k in range(len(CLASSES))] for part in _TOLD)
-    if not seen or not (shown[0] and without[0]):
+    shown, without = np.zeros(len(CLASSES), bool), np.zeros(len(CLASSES), bool)
+    for one in seen:
+        shown |= one.present.any(axis=0)
+        without |= one.absent.any(axis=0)
+    if not (shown[0] and without[0]):
         raise UsageError(
             "calibration needs heads with slices that show hemorrhage, and slices that do not; name others"
         )

@@ -1,4 +1,5 @@
-"""Data sets from outside: what is in them, and one series or picture of one at a time. Nothing is trained here.
+"""Data sets from outside: what is in them, one series or picture of one at a time, and shards of them. Nothing is
+trained here.
 
 case        entries and what is loaded of one; what a reader is
 truth       masks and tables to what is known of each slice
@@ -8,6 +9,7 @@ physionet   CT-ICH 1.3.1; kaggle: the same as pictures
 cq500       CQ500; bhsd: BHSD; instance22: INSTANCE 2022
 pictures    PNG and JPEG with labels.csv; volumes: NIfTI and DICOM with masks: our own layouts
 splits      by patient
+shards      a data set as shards; as cases for evaluation
 clean       corrupt and repeated images
 """
 

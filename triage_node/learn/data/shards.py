@@ -154,6 +154,9 @@ def _meta(number: int, along_mm: Float64Array) -> Float32Array:
     return np.stack([np.full(len(along_mm), number), along_mm, unknown], axis=1).astype(np.float32)
 
 
+# ---------------------------------------------------------------- without shards
+
+
 def iterate_layout(layout: str, root: Path) -> Iterator[Case | Failure]:
     """Every series or picture of a data set on its own slices, as a case; or why it cannot be read."""
     for entry in tqdm(LAYOUTS[layout].find(root), desc=layout, unit="series"):

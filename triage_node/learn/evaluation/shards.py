@@ -9,18 +9,15 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from triage_node.assemble.geometry import slice_weights_mm
 from triage_node.domain import CLASSES, Volume
-from triage_node.errors import UsageError
-from triage_node.learn.dataset import STORED_GRID, UNKNOWN_KIND, Slices, open_shard, shard_paths
+from triage_node.learn.dataset import STORED_GRID, UNKNOWN_KIND, Slices, open_shard, require_shards
 from triage_node.learn.evaluation.heads import Case
 
 
 def iterate_shards(folder: Path, *, count: int | None = None) -> Iterator[Case]:
     """The first `count` heads of a folder of shards, or all, one at a time. UsageError where it holds no shards."""
-    paths = shard_paths(folder)
-    if not paths:
-        raise UsageError(f"{folder}: holds no shards (shard-00000 and so on); see triage-node import")
-    cases = (case for path in paths for case in _cases(open_shard(path), path.name))
+    cases = (case for path in require_shards(folder) for case in _cases(open_shard(path), path.name))
     return iter(tqdm(islice(cases, count), total=count, desc="heads", unit="head"))
 
 
@@ -43,9 +40,6 @@ def _cases(slices: Slices, shard: str) -> Iterator[Case]:
 
 def _volume(slices: Slices, rows: np.ndarray[tuple[int], np.dtype[np.intp]], along_mm: np.ndarray) -> Volume:
     """On STORED_GRID, slices along z; a single slice stands for 5 mm, as in picture_volume."""
-    edges = np.concatenate([along_mm[:1], (along_mm[1:] + along_mm[:-1]) / 2, along_mm[-1:]])
-    weights_mm = np.diff(edges)
-    weights_mm[[0, -1]] *= 2
     return Volume(
         hu=np.array(slices.hu[rows]),
         sop_uids=(),
@@ -53,7 +47,7 @@ def _volume(slices: Slices, rows: np.ndarray[tuple[int], np.dtype[np.intp]], alo
         positions_mm=np.stack([np.zeros_like(along_mm), np.zeros_like(along_mm), along_mm], axis=1),
         orientation=np.eye(3)[:2],
         pixel_spacing_mm=(STORED_GRID.spacing_mm, STORED_GRID.spacing_mm),
-        weights_mm=weights_mm if len(rows) > 1 else np.array([5.0]),
+        weights_mm=slice_weights_mm(np.diff(along_mm)) if len(rows) > 1 else np.array([5.0]),
         tilt_deg=0.0,
         header={},
     )
