@@ -95,6 +95,33 @@ def _status(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _link(parsed: argparse.Namespace) -> int:
+    from triage_node.service.web import entry_url
+    from triage_node.store import access, board
+
+    config, now = configuration.load(parsed.config), datetime.now(UTC)
+    if config.users:
+        raise UsageError(f"{parsed.config} has users: they log in with their passwords")
+    with closing(_open(parsed.config)) as database:
+        ports = [info.port for info in board.roles(database, now=now) if info.kind == "web" and info.port]
+        if not ports:
+            raise UsageError("the pages are not running; start them with `triage-node serve` or `triage-node web`")
+        print(entry_url(config, ports[-1], access.make_link(database, now=now)))
+    return 0
+
+
+def _password(_parsed: argparse.Namespace) -> int:
+    from getpass import getpass
+
+    from triage_node.web.access import hash_password
+
+    password = getpass("Password: ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
+    if len(password) < 10:
+        raise UsageError("a password of fewer than 10 characters; take a longer one")
+    print(f'password = "{hash_password(password)}"')
+    return 0
+
+
 def _retry(parsed: argparse.Namespace) -> int:
     from triage_node.store import outbox
 
@@ -411,6 +438,9 @@ def parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="on one line")
     retry = with_config(command("retry", _retry, "send dead letters again"))
     retry.add_argument("--destination", help="only those of this destination")
+
+    with_config(command("link", _link, "print a link that opens the pages once, on this machine"))
+    command("password", _password, "the argon2 hash of a password, for a [[user]]")
 
     ledger = with_config(command("ledger", _ledger, "every object received, and what became of it"))
     ledger.add_argument("--days", type=float, help="only those of the last days")

@@ -12,7 +12,7 @@ import math
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -88,6 +88,10 @@ def _each_of(*allowed: str) -> Check:
 def _name(value: str) -> str | None:
     good = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}", value)
     return None if good else "must be 1 to 32 letters, digits, - or _"
+
+
+def _argon2(value: str) -> str | None:
+    return None if value.startswith("$argon2id$") else "must be an argon2id hash; make it with `triage-node password`"
 
 
 # ---------------------------------------------------------------- the settings table
@@ -248,10 +252,52 @@ class Retention:
 
 @dataclass(frozen=True, kw_only=True)
 class Web:
-    """[web]: the status page."""
+    """[web]: the worklist and the other pages."""
 
-    host: str = setting("127.0.0.1", "address the page binds to")
+    host: str = setting("127.0.0.1", "address the pages bind to; another than loopback needs [[user]] and HTTPS")
     port: int = setting(8080, "HTTP port; 0 takes a free one", check=_port)
+    loopback_only: bool = setting(
+        False, "whether only this machine reaches `host`, as in a container whose port is published on loopback"
+    )
+    certificate: str = setting("", "PEM file of the certificate chain for HTTPS; empty: HTTP")
+    private_key: str = setting("", "PEM file of its key")
+    https_proxy: bool = setting(False, "whether browsers come through a proxy that speaks HTTPS with them")
+    read_within_min: float = setting(
+        60.0, "min from the last image until a study should be read; its clock turns then", check=_at_least(1)
+    )
+    list_h: float = setting(
+        48.0, "h that a study stays on the worklist; older ones are found by search", check=_at_least(1)
+    )
+    acknowledge_within_min: float = setting(
+        10.0, "min after which a STAT result that nobody acknowledged is escalated; 0: never", check=_at_least(0)
+    )
+    session_idle_h: float = setting(12.0, "h without a request after which a user logs in again", check=_at_least(0.1))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine reaches the pages."""
+        try:
+            return self.loopback_only or ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    @property
+    def is_https(self) -> bool:
+        """Whether browsers speak HTTPS."""
+        return bool(self.certificate) or self.https_proxy
+
+
+ROLES: Final = ("reader", "lead", "admin")
+"""Each may do what those before it may."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class User:
+    """[[user]]: who may open the pages; without any, `serve` prints a one-time link for this machine."""
+
+    name: str = setting(MISSING, "login name", check=_name)
+    role: str = setting("reader", "reader, lead or admin; each may do what those before it may", check=_one_of(*ROLES))
+    password: str = setting(MISSING, "argon2 hash, from `triage-node password`", check=_argon2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,6 +332,7 @@ class Config:
     sources: tuple[Source, ...] = ()
     destinations: tuple[Destination, ...] = ()
     rules: tuple[Rule, ...] = DEFAULT_RULES
+    users: tuple[User, ...] = ()
     path: Path | None = None
     """The file it came from; errors and the log line of a refusal name it."""
 
@@ -313,7 +360,7 @@ TABLES: Final[Mapping[str, type]] = {
     "retention": Retention,
     "web": Web,
 }
-LISTS: Final[Mapping[str, type]] = {"source": Source, "destination": Destination, "rule": PriorityRule}
+LISTS: Final[Mapping[str, type]] = {"source": Source, "destination": Destination, "rule": PriorityRule, "user": User}
 
 
 # ---------------------------------------------------------------- reading a file
@@ -337,13 +384,17 @@ def load(path: Path) -> Config:
     _refuse_unknown(tree, {*TABLES, *LISTS}, where, section=None, index=0)
     tables = {name: _table(cls, tree.get(name, {}), where, name) for name, cls in TABLES.items()}
     lists = {name: _tables(cls, tree.get(name, []), where, name) for name, cls in LISTS.items()}
-    _refuse_doubles([d.name for d in lists["destination"]], where)
+    for kind in ("destination", "user"):
+        _refuse_doubles(kind, [each.name for each in lists[kind]], where)
+    _refuse_open_pages(tables["web"], lists["user"], where)
     tables["node"] = _resolve_paths(tables["node"], path.resolve().parent)
+    tables["web"] = _resolve_pem(tables["web"], path.resolve().parent)
     return Config(
         **tables,
         sources=tuple(lists["source"]),
         destinations=tuple(lists["destination"]),
         rules=tuple(_rule(r) for r in lists["rule"]) or DEFAULT_RULES,
+        users=tuple(lists["user"]),
         path=path,
     )
 
@@ -438,15 +489,38 @@ def _checked(spec: Field[Any], value: Any, where: _Where, section: str, index: i
     return Path(value) if str(spec.type) == "Path" else value
 
 
-def _refuse_doubles(names: list[str], where: _Where) -> None:
+def _refuse_doubles(section: str, names: list[str], where: _Where) -> None:
     for index, name in enumerate(names):
         if name in names[:index]:
-            raise ConfigError(f'{where.line("destination", "name", index)}: two destinations are named "{name}"')
+            raise ConfigError(f'{where.line(section, "name", index)}: two [[{section}]] are named "{name}"')
+
+
+def _refuse_open_pages(web: Web, users: list[User], where: _Where) -> None:
+    """Patients' studies leave the machine only to people who log in, and only encrypted."""
+    if bool(web.certificate) != bool(web.private_key):
+        raise ConfigError(f"{where.header('web', 0)}: certificate and private_key go together; write both or neither")
+    if web.is_local:
+        return
+    if not users:
+        raise ConfigError(
+            f"{where.line('web', 'host')}: pages on {web.host} need users who log in; add [[user]] "
+            "(`triage-node password` makes one)"
+        )
+    if not web.certificate and not web.https_proxy:
+        raise ConfigError(
+            f"{where.line('web', 'host')}: pages on {web.host} need HTTPS; set certificate and private_key, or "
+            "https_proxy = true where a proxy in front speaks HTTPS"
+        )
 
 
 def _resolve_paths(node: Node, base: Path) -> Node:
     values = {f.name: getattr(node, f.name) for f in fields(node)}
     return Node(**{**values, "data_dir": (base / node.data_dir).resolve()})
+
+
+def _resolve_pem(web: Web, base: Path) -> Web:
+    names = ("certificate", "private_key")
+    return replace(web, **{name: str(base / getattr(web, name)) for name in names if getattr(web, name)})
 
 
 def _rule(rule: PriorityRule) -> Rule:

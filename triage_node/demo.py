@@ -30,6 +30,7 @@ from triage_node.errors import UsageError
 from triage_node.send import faults, send_with_progress
 from triage_node.simulate import write_case
 from triage_node.store import board
+from triage_node.store.access import make_link
 from triage_node.store.database import Database, open_database
 from triage_node.testing import DemoPacs, StoredObject
 
@@ -100,7 +101,8 @@ def run_demo(*, folder: Path | None, once: bool, as_json: bool, subtype: str) ->
             if as_json:
                 print(json.dumps(_demo_json(shown)), flush=True)
             if not once and sys.stdin.isatty():
-                say(f"\nStatus page: http://127.0.0.1:{node.web_port}/   Log: {home / 'node.log'}")
+                link = make_link(node.database, now=datetime.now(UTC))
+                say(f"\nWorklist: http://127.0.0.1:{node.web_port}/enter?key={link}\nLog: {home / 'node.log'}")
                 _stay(home, _draw_pictures(shown.objects, home / "pictures"), say)
     return 0 if shown.result["outcome"] != "FAILED" and shown.study_intact else 1
 

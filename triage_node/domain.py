@@ -35,6 +35,16 @@ SUBTYPE_ABBREVIATIONS: Final = {
     "subarachnoid": "SAH",
     "subdural": "SDH",
 }
+Rgb = tuple[int, int, int]
+"""0..255."""
+COLORS: Final[Mapping[str, Rgb]] = {
+    "epidural": (230, 159, 0),
+    "intraparenchymal": (204, 121, 167),
+    "intraventricular": (86, 180, 233),
+    "subarachnoid": (240, 228, 66),
+    "subdural": (0, 190, 140),
+}
+"""Of the subtypes, the same in SEG, key images and pages: Okabe and Ito's set, told apart by colour-blind readers."""
 OPERATING_POINT: Final = 0.5
 """Bundles calibrate their probabilities so that this is their operating point."""
 DISCLAIMER: Final = "Research software. Not for primary diagnosis."
@@ -370,6 +380,21 @@ class Producer:
 
 
 # ---------------------------------------------------------------- results
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patient:
+    """Whose study it is, as its images say. For the database and the pages only: nothing of it in logs or errors."""
+
+    patient_name: str | None = field(default=None, repr=False)
+    """As in DICOM, FAMILY^GIVEN (PS3.5 6.2.1)."""
+    patient_id: str | None = field(default=None, repr=False)
+    birth_date: str | None = field(default=None, repr=False)
+    """YYYYMMDD."""
+    sex: str | None = field(default=None, repr=False)
+    accession_number: str | None = field(default=None, repr=False)
+    description: str | None = field(default=None, repr=False)
+    """StudyDescription."""
 
 
 class ObjectKind(StrEnum):

@@ -4,6 +4,7 @@
     objects/<h2>/<key>.dcm                  received objects, key = sha256 of the SOP Instance UID, never modified
     quarantine/<key>-<digest>.dcm           same SOP Instance UID, other bytes: kept apart, the first stays
     results/<series ref>/<revision>/*.dcm   what we made, named by its own digest: never replaced by something else
+    view/<key>/<revision>/                  what the pages show of a series, key = sha256 of the Series Instance UID
 
 UIDs from outside are never paths: only their hashes are. A file under its final name is complete and durable:
 written, fsynced, linked under its name, directory fsynced, in this order.
@@ -16,7 +17,7 @@ import os
 import secrets
 import shutil
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -58,6 +59,7 @@ class Spool:
         self._objects = root / "objects"
         self._quarantine = root / "quarantine"
         self._results = root / "results"
+        self._view = root / "view"
         self._create_folders()
 
     def sweep(self) -> int:
@@ -110,6 +112,26 @@ class Spool:
         for directory in (folder, folder.parent, self._results):
             _fsync_directory(directory)
         return path
+
+    def keep_view(self, series_uid: str, revision: int, files: Mapping[str, bytes]) -> None:
+        """Keep what the pages show of a revision; it replaces that of older ones. Not durable: it is no result."""
+        folder = self.view_folder(series_uid, revision)
+        part = folder.parent / f"{secrets.token_hex(8)}.part"
+        part.mkdir(parents=True)
+        for name, data in files.items():
+            (part / name).write_bytes(data)
+        shutil.rmtree(folder, ignore_errors=True)
+        part.replace(folder)
+        for other in set(folder.parent.iterdir()) - {folder}:  # of older revisions, or left by a killed worker
+            shutil.rmtree(other, ignore_errors=True)
+
+    def view_folder(self, series_uid: str, revision: int) -> Path:
+        """Where what the pages show of a revision is, or would be."""
+        return self._view / spool_key(series_uid) / str(revision)
+
+    def remove_view(self, series_uid: str) -> None:
+        """Remove what the pages show of a series."""
+        shutil.rmtree(self._view / spool_key(series_uid), ignore_errors=True)
 
     def remove(self, sop_uid: str) -> None:
         """Remove a received object, if it is there. Its directory is not fsynced: what comes back is removed again."""
@@ -175,7 +197,7 @@ class Spool:
         return Spooled(arrival=Arrival.DIFFERENT, path=kept, sha256=digest)
 
     def _create_folders(self) -> None:
-        for folder in (self._incoming, self._objects, self._quarantine, self._results):
+        for folder in (self._incoming, self._objects, self._quarantine, self._results, self._view):
             folder.mkdir(parents=True, exist_ok=True)
         for first_byte in range(256):  # all at once, so that keeping an object needs one directory fsync
             (self._objects / f"{first_byte:02x}").mkdir(exist_ok=True)

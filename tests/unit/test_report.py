@@ -19,6 +19,7 @@ from pydicom.uid import ImplicitVRLittleEndian
 from tests import report_cases as cases
 from triage_node.domain import (
     CLASSES,
+    COLORS,
     DISCLAIMER,
     SUBTYPES,
     Decision,
@@ -37,7 +38,6 @@ from triage_node.report import ResultUids, build_notice
 from triage_node.report.codes import SUBTYPE_CODES, Concept
 from triage_node.report.findings import reported_findings
 from triage_node.report.key_image import brain_window, draw_key_image, legend_line
-from triage_node.report.palette import COLORS
 from triage_node.report.regions import boxes
 
 UIDS = ResultUids(node="TRIAGE", series_uid=cases.SERIES_UID, revision=1)

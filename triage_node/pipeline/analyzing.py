@@ -13,7 +13,7 @@ from typing import Final
 from triage_node import log
 from triage_node.complete import STILL_GROWING
 from triage_node.config import Config
-from triage_node.domain import NotAnalyzedReason, ObjectKind, Outcome, Priority, ResultObject
+from triage_node.domain import NotAnalyzedReason, ObjectKind, Outcome, Patient, Priority, ResultObject
 from triage_node.errors import LeaseLost, TriageNodeError
 from triage_node.pipeline.analysis import (
     Analysis,
@@ -25,6 +25,7 @@ from triage_node.pipeline.analysis import (
     object_json,
     producer,
 )
+from triage_node.pipeline.identity import patient_of
 from triage_node.pipeline.parts import Parts
 from triage_node.pipeline.study import Place, place_in_study, rivals
 from triage_node.report.uids import ResultUids
@@ -154,10 +155,13 @@ def _publish(parts: Parts, held: claims.Claim, analysis: Analysis) -> None:
             not_before=deliver_at,
             though_it_grew=held.ready_because.startswith(STILL_GROWING),
             rivals=rivals(parts, held),
+            patient=_patient(parts, held),
         ),
         now=parts.clock(),
     )
     parts.step("published")
+    if publication is Publication.PUBLISHED:
+        _keep_view(parts, held, analysis)
     log.event(
         PUBLICATIONS[publication],
         series=log.ref(held.series_uid),
@@ -166,6 +170,21 @@ def _publish(parts: Parts, held: claims.Claim, analysis: Analysis) -> None:
         reason=analysis.reason,
         priority=analysis.priority.value,
     )
+
+
+def _keep_view(parts: Parts, held: claims.Claim, analysis: Analysis) -> None:
+    """What the pages show. The result is public already: nothing here may undo it."""
+    if analysis.view is None:
+        return
+    try:
+        parts.spool.keep_view(held.series_uid, held.revision, analysis.view())
+    except Exception as error:  # noqa: BLE001 - process boundary: pictures are a help, not the result
+        log.event("no pictures for the pages", series=log.ref(held.series_uid), error=_safe(error))
+
+
+def _patient(parts: Parts, held: claims.Claim) -> Patient | None:
+    sop_uid = next(iter(claims.sop_uids(parts.database, held.series_uid)), None)
+    return None if sop_uid is None else patient_of(parts.spool.object_path(sop_uid))
 
 
 def _keep(parts: Parts, held: claims.Claim, made: ResultObject, index: int) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from triage_node import log
 from triage_node.pipeline.parts import Parts
-from triage_node.store import outbox
+from triage_node.store import opinions, outbox
 
 
 def call_attention(parts: Parts) -> None:
@@ -18,3 +20,12 @@ def call_attention(parts: Parts) -> None:
             log.event("results wait for a destination that is not configured", destination=name)
     if parts.spool.free_mb() < parts.config.node.min_free_mb:
         log.event("the disk is full: images are refused", free_mb=round(parts.spool.free_mb()))
+
+
+def escalate(parts: Parts) -> None:
+    """STAT results that nobody acknowledged in time: an event each, once, and the row says so."""
+    within_min = parts.config.web.acknowledge_within_min
+    if within_min:
+        now = parts.clock()
+        for series_uid in opinions.escalate(parts.database, before=now - timedelta(minutes=within_min), now=now):
+            log.event("a STAT result is not acknowledged", series=log.ref(series_uid), within_min=within_min)

@@ -62,6 +62,8 @@ def _remove_decided(parts: Parts) -> None:
 def _remove_files(parts: Parts, sop_uids: list[str], *, series_uid: str | None) -> None:
     for sop_uid in sop_uids:
         parts.spool.remove(sop_uid)
+    if series_uid:
+        parts.spool.remove_view(series_uid)
     parts.step("files removed")
     if sop_uids or series_uid:
         retention.note_removed(parts.database, sop_uids, series_uid=series_uid, now=parts.clock())

@@ -8,8 +8,7 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from triage_node.domain import Priority, UInt8Array
-from triage_node.report.palette import Rgb
+from triage_node.domain import Priority, Rgb, UInt8Array
 
 PAGE: Final[Rgb] = (0, 0, 0)
 BAND: Final[Rgb] = (24, 29, 36)

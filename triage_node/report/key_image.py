@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from triage_node.domain import (
+    COLORS,
     DISCLAIMER,
     SUBTYPE_ABBREVIATIONS,
     Decision,
@@ -19,6 +20,7 @@ from triage_node.domain import (
     Location,
     Prediction,
     Priority,
+    Rgb,
     UInt8Array,
     Volume,
     probability_text,
@@ -26,7 +28,6 @@ from triage_node.domain import (
 from triage_node.report.canvas import BAND, INK, MARGIN_PX, PRIORITY_FILL, QUIET, Canvas
 from triage_node.report.codes import SUBTYPE_CODES
 from triage_node.report.findings import Finding
-from triage_node.report.palette import COLORS, Rgb
 from triage_node.report.regions import Box, boxes_on, label_value
 
 WINDOW_CENTER_HU: Final = 40
@@ -77,7 +78,7 @@ def draw_key_image(
     canvas = Canvas(WIDTH_PX, HEADER_PX + IMAGE_PX + legend_px)
     _draw_header(canvas, volume, prediction, decision, index)
     left = (WIDTH_PX - IMAGE_PX) // 2
-    canvas.image.paste(_slice_picture(volume, prediction, findings, index), (left, HEADER_PX))
+    canvas.image.paste(slice_picture(volume, prediction, findings, index), (left, HEADER_PX))
     _draw_sides(canvas, left)
     _draw_footer(canvas, findings)
     return canvas.pixels()
@@ -122,7 +123,7 @@ def view_of(volume: Volume) -> View:
 # ---------------------------------------------------------------- picture
 
 
-def _slice_picture(volume: Volume, prediction: Prediction, findings: Sequence[Finding], index: int) -> Image.Image:
+def slice_picture(volume: Volume, prediction: Prediction, findings: Sequence[Finding], index: int) -> Image.Image:
     view = view_of(volume)
     grey = _fit(view.apply(brain_window(volume.hu[index])), volume, view, IMAGE_PX, Image.Resampling.BICUBIC)
     picture = Image.merge("RGB", (grey, grey, grey))

@@ -11,12 +11,19 @@ from highdicom.color import CIELabColor
 from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
 from pydicom.dataset import Dataset
 
-from triage_node.domain import DISCLAIMER, SUBTYPE_ABBREVIATIONS, BundleRef, ObjectKind, ResultObject, UInt8Array
+from triage_node.domain import (
+    COLORS,
+    DISCLAIMER,
+    SUBTYPE_ABBREVIATIONS,
+    BundleRef,
+    ObjectKind,
+    ResultObject,
+    UInt8Array,
+)
 from triage_node.errors import ReportError
 from triage_node.report.codes import SUBTYPE_CODES, Concept
 from triage_node.report.findings import Finding
 from triage_node.report.instance import Context, finish, read_back
-from triage_node.report.palette import COLORS
 from triage_node.report.regions import label_value
 from triage_node.report.stack import refer_to_frames, reference_of
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from triage_node import log
 from triage_node.deliver.dicom import DicomDestination
-from triage_node.pipeline.attention import call_attention
+from triage_node.pipeline.attention import call_attention, escalate
 from triage_node.pipeline.committing import request_commitment
 from triage_node.pipeline.completing import complete_series
 from triage_node.pipeline.counting import SourceCounts
@@ -23,6 +23,7 @@ from triage_node.store import board, commitments
 
 LEASE_S: Final = 6.0
 COMPLETENESS_S: Final = 0.25
+ESCALATION_S: Final = 5.0
 POLL_S: Final = 0.1
 HOUSEKEEPING_MIN: Final = 5
 
@@ -51,7 +52,12 @@ def _deliver_while_held(parts: Parts, token: str, stop: threading.Event) -> None
     ended = threading.Event()
     senders = [thread for destination in _destinations(parts) for thread in _threads(parts, destination, ended)]
     counts = SourceCounts(parts)
-    timers = Timers([Timer(name="complete", every_s=COMPLETENESS_S, job=lambda: complete_series(parts, counts))])
+    timers = Timers(
+        [
+            Timer(name="complete", every_s=COMPLETENESS_S, job=lambda: complete_series(parts, counts)),
+            Timer(name="escalate", every_s=ESCALATION_S, job=lambda: escalate(parts)),
+        ]
+    )
     housekeeping = Housekeeping(
         {"attention": lambda: call_attention(parts), "retention": lambda: remove_old(parts)},
         every_min=HOUSEKEEPING_MIN,

@@ -1,17 +1,24 @@
-"""The web role: the status page."""
+"""The web role: the pages."""
 
 from __future__ import annotations
 
 import threading
 
+from triage_node import log
+from triage_node.config import Config
 from triage_node.pipeline.parts import Parts
 from triage_node.service.presence import present
-from triage_node.web import WebServer, create_app
+from triage_node.store import access
+from triage_node.web import Site, WebServer, create_app
+from triage_node.web.access import LOCAL_ROLE, LOCAL_USER
 
 
 def run(parts: Parts, stop: threading.Event) -> None:
-    """The status page."""
-    server = WebServer(create_app(parts.database, parts.clock), parts.config.web.host, parts.config.web.port)
+    """The pages, until `stop` is set."""
+    config = parts.config
+    site = Site(config=config, database=parts.database, spool=parts.spool, clock=parts.clock)
+    server = WebServer(create_app(site), config.web)
+    access.end_all_but(parts.database, {user.name: user.role for user in config.users} or {LOCAL_USER: LOCAL_ROLE})
 
     def stop_server() -> None:
         stop.wait()
@@ -19,4 +26,14 @@ def run(parts: Parts, stop: threading.Event) -> None:
 
     threading.Thread(target=stop_server, name="web-stop", daemon=True).start()
     with present(parts, "web", server.port):
+        if not config.users:
+            token = access.make_link(parts.database, now=parts.clock())
+            log.event("the worklist opens, once, with this link", link=entry_url(config, server.port, token))
         server.run()
+
+
+def entry_url(config: Config, port: int, token: str) -> str:
+    """What lets the browser of this machine in, once."""
+    scheme = "https" if config.web.certificate else "http"
+    host = "127.0.0.1" if config.web.host in ("0.0.0.0", "localhost") else config.web.host  # noqa: S104 - compared only
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/enter?key={token}"

@@ -8,6 +8,9 @@ studies     the series of one study beside each other
 publication the end of a revision becomes public
 outbox      result objects on their way to destinations
 commitments whether destinations keep what they were sent
+worklist    the studies in reading order
+opinions    what readers do with a study and say of its result
+access      sessions of people, one-time links, who looked at what
 receipts    the ledger as people read it
 retention   what may be removed from the disk
 board       what `status`, the page and `check` show; roles and leases

@@ -18,7 +18,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from triage_node.domain import Instance, InstanceOutcome, SeriesState, require_transition
 from triage_node.store.database import Database
-from triage_node.store.schema import instance, quarantined, result, revision, series
+from triage_node.store.schema import instance, quarantined, result, revision, series, study
+from triage_node.store.worklist import UNKNOWN
 
 MAX_BATCH = 256
 
@@ -45,6 +46,7 @@ def record(database: Database, arrivals: Sequence[Arrived]) -> None:
                 continue
             if _grow_series(connection, images):
                 _open_revision(connection, images[0].series_uid)
+                _grow_study(connection, images)
             else:
                 _note_late(connection, images)
 
@@ -151,6 +153,14 @@ def _insert_or_grow_series(dialect_name: str) -> Insert:
 
 
 @cache
+def _insert_or_grow_study(dialect_name: str) -> Insert:
+    insert = _insert(dialect_name, study)
+    return insert.on_conflict_do_update(
+        index_elements=[study.c.study_uid], set_={"last_image_at": insert.excluded.last_image_at}
+    )
+
+
+@cache
 def _latest_revision() -> sa.Select[Any]:
     return (
         sa.select(revision.c.id, revision.c.revision, revision.c.state)
@@ -243,6 +253,19 @@ def _grow_series(connection: sa.Connection, images: Sequence[Instance]) -> bool:
         "last_image_at": last.received_at,
     }
     return connection.execute(_insert_or_grow_series(connection.dialect.name), row).rowcount == 1
+
+
+def _grow_study(connection: sa.Connection, images: Sequence[Instance]) -> None:
+    """Its row of the worklist."""
+    first, last = images[0], images[-1]
+    row = {
+        "study_uid": first.study_uid,
+        "calling_ae": first.calling_ae,
+        "first_image_at": first.received_at,
+        "last_image_at": last.received_at,
+        "rank": UNKNOWN,
+    }
+    connection.execute(_insert_or_grow_study(connection.dialect.name), row)
 
 
 def _open_revision(connection: sa.Connection, series_uid: str) -> None:

@@ -15,12 +15,14 @@ from triage_node.domain import (
     NotAnalyzedReason,
     OutboxState,
     Outcome,
+    Patient,
     Priority,
     ResultObject,
     SeriesState,
     require_transition,
 )
 from triage_node.errors import LeaseLost
+from triage_node.store import worklist
 from triage_node.store.claims import Claim, close_delivered, held_by
 from triage_node.store.database import Database
 from triage_node.store.schema import OPEN_STATES, outbox, result, revision, series
@@ -49,6 +51,8 @@ class Report:
     """Publish although an image came since the claim, which then opens the next revision."""
     rivals: Sequence[str] = ()
     """Series of the same acquisition: of them and this one, one is published as ANALYZED."""
+    patient: Patient | None = None
+    """Whose study it is; None where the images do not say."""
 
 
 class Publication(Enum):
@@ -82,6 +86,7 @@ def publish(database: Database, held: Claim, report: Report, *, now: datetime) -
             _reopen_duplicates(connection, held, now)
         else:
             _reconcile_notices(connection, held, report, now)
+        worklist.refresh(connection, held.study_uid, report.patient)
         close_delivered(connection, _revisions_of(connection, held.series_uid), now)
         if grew:
             _open_next(connection, held)

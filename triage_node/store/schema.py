@@ -190,3 +190,83 @@ lease = sa.Table(
     sa.Column("token", sa.String(64), nullable=False),
     sa.Column("until", Moment, nullable=False),
 )
+
+study = sa.Table(
+    "study",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),  # what a page's URL names: no UID, no patient
+    sa.Column("study_uid", sa.String(64), nullable=False, unique=True),
+    sa.Column("calling_ae", sa.String(16), nullable=False),  # that brought its first image
+    sa.Column("first_image_at", Moment, nullable=False),
+    sa.Column("last_image_at", Moment, nullable=False),
+    sa.Column("patient_name", sa.String(400)),  # as in DICOM: FAMILY^GIVEN
+    sa.Column("patient_id", sa.String(64)),
+    sa.Column("birth_date", sa.String(16)),
+    sa.Column("sex", sa.String(16)),
+    sa.Column("accession_number", sa.String(64)),
+    sa.Column("description", sa.String(400)),
+    sa.Column("rank", sa.Integer, nullable=False),  # 0 is read first; store.worklist.RANK
+    sa.Column("revision_id", sa.Integer, sa.ForeignKey("revision.id")),  # whose result is shown
+    sa.Column("outcome", sa.String(16)),
+    sa.Column("reason", sa.String(64)),
+    sa.Column("priority", sa.String(16)),
+    sa.Column("acknowledged_at", Moment),
+    sa.Column("acknowledged_by", sa.String(64)),
+    sa.Column("escalated_at", Moment),  # nobody acknowledged it in time
+    sa.Column("read_at", Moment),
+    sa.Column("read_by", sa.String(64)),
+    sa.Index("worklist_order", "rank", "last_image_at", "id"),
+    sa.Index("study_age", "last_image_at"),
+)
+
+opinion = sa.Table(
+    "opinion",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("study_id", sa.Integer, sa.ForeignKey("study.id"), nullable=False, index=True),
+    sa.Column("revision_id", sa.Integer, sa.ForeignKey("revision.id"), nullable=False),  # of whose result
+    sa.Column("at", Moment, nullable=False),
+    sa.Column("user", sa.String(64), nullable=False),
+    sa.Column("finding", sa.String(32), nullable=False),  # a class of CLASSES
+    sa.Column("present", sa.Boolean, nullable=False),  # what the reader says, whatever the node said
+    sa.Column("said", sa.Boolean),  # what the node said; null where the bundle does not tell this class
+    sa.Column("comment", sa.String(1000), nullable=False),
+)
+
+session = sa.Table(
+    "session",
+    metadata,
+    sa.Column("token_sha256", sa.String(64), primary_key=True),
+    sa.Column("user", sa.String(64), nullable=False),
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("csrf", sa.String(64), nullable=False),
+    sa.Column("began_at", Moment, nullable=False),
+    sa.Column("seen_at", Moment, nullable=False),
+)
+
+entry_link = sa.Table(
+    "entry_link",
+    metadata,
+    sa.Column("token_sha256", sa.String(64), primary_key=True),
+    sa.Column("made_at", Moment, nullable=False),
+)
+
+search = sa.Table(
+    "search",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),  # stands in the URL for the text, which may be a patient's name
+    sa.Column("user", sa.String(64), nullable=False),
+    sa.Column("text", sa.String(100), nullable=False),
+    sa.Column("made_at", Moment, nullable=False),
+)
+
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("at", Moment, nullable=False),
+    sa.Column("user", sa.String(64), nullable=False),
+    sa.Column("address", sa.String(64), nullable=False),
+    sa.Column("action", sa.String(32), nullable=False),
+    sa.Column("study_id", sa.Integer, sa.ForeignKey("study.id"), index=True),
+)

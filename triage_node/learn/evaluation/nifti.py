@@ -1,4 +1,4 @@
-"""NIfTI images and masks as Volumes. NIfTI is RAS (x to the right), the node LPS; nibabel is in the `train` extra."""
+"""NIfTI images and masks as Volumes. NIfTI is RAS (x to the right), the node LPS."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import nibabel
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from triage_node.domain import Float64Array, Int16Array, Volume
@@ -99,12 +102,6 @@ def nifti_turned(image: Path, values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _read(path: Path) -> Stored:
-    try:
-        import nibabel
-        from nibabel.filebasedimages import ImageFileError
-        from nibabel.spatialimages import HeaderDataError
-    except ImportError as error:
-        raise UsageError("NIfTI files need nibabel: pip install 'triage-node[train]'") from error
     try:
         image = nibabel.load(path)
         if not isinstance(image, nibabel.Nifti1Image):  # NIfTI-2 is one too

@@ -1,0 +1,327 @@
+"""The worklist: one row for each study, in the order in which they should be read.
+
+A study has a row from its first image on. What it shows is the result of one revision of one of its series: of the
+newest published ones that which is analysed and most urgent, or else failed, or else the most telling notice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from triage_node.domain import TELLING, NotAnalyzedReason, OutboxState, Outcome, Patient, Priority, SeriesState
+from triage_node.log import ref
+from triage_node.store.database import Database
+from triage_node.store.schema import OPEN_STATES, outbox, revision, series, study
+from triage_node.store.schema import result as result_table
+from triage_node.store.studies import newest_ended
+
+RANK: Final[Mapping[str | None, int]] = {Priority.STAT: 0, Priority.HIGH: 1, Priority.ROUTINE: 3}
+UNKNOWN: Final = 2
+"""Under way, failed, not analysed: nobody knows yet, so it is read before what was found negative."""
+LAST: Final = 4
+"""Earlier studies, fetched for comparison."""
+PAGE: Final = 50
+"""Rows of a page."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Which rows."""
+
+    since: datetime | None = None
+    """Last image not before."""
+    text: str = ""
+    """Part of the patient's name or id, of the accession number or of the source."""
+    show: str = ""
+    """A priority, an outcome, or OPEN (under way); empty: all."""
+    read: bool = False
+    """Those that are marked as read, too."""
+    page: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery:
+    """How far the results of a row are on their way to one destination."""
+
+    destination: str
+    states: Mapping[str, int]
+    """Number of objects by OutboxState."""
+    error: str | None
+    """Of an object that is dead, or waits for its next try."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One study of the list."""
+
+    id: int
+    study_uid: str
+    source: str
+    first_image_at: datetime
+    last_image_at: datetime
+    patient: Patient
+    outcome: str | None
+    reason: str | None
+    priority: str | None
+    series_uid: str | None
+    """Whose result is shown; None before there is one."""
+    revision_id: int | None
+    revision: int | None
+    reported_at: datetime | None
+    detail: str | None
+    result: Mapping[str, Any]
+    """Of result.json: findings, probabilities, volumes_ml, volume_intervals_ml, locations, warnings. Empty where the
+    node has no result."""
+    open_images: int | None
+    """Images of the series that are under way; None where none is."""
+    open_state: str | None
+    """How far the one that is farthest is."""
+    acknowledged_at: datetime | None
+    acknowledged_by: str | None
+    escalated_at: datetime | None
+    read_at: datetime | None
+    read_by: str | None
+    deliveries: Sequence[Delivery]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """Rows of one page, and how many there are in all."""
+
+    rows: Sequence[Row]
+    total: int
+
+
+def page(database: Database, wanted: Wanted) -> Page:
+    """Rows in reading order: priority, then who waits longest."""
+    query = _columns().where(*_conditions(wanted))
+    ordered = query.order_by(study.c.rank, study.c.last_image_at, study.c.id)
+    counting = sa.select(sa.func.count()).select_from(study).where(*_conditions(wanted))
+    with database.reading() as connection:
+        found = connection.execute(ordered.limit(PAGE).offset(PAGE * wanted.page)).all()
+        total = connection.execute(counting).scalar_one()
+        return Page(rows=_rows(connection, found), total=total)
+
+
+def row(database: Database, study_id: int) -> Row | None:
+    """One row; None where there is none of this number."""
+    with database.reading() as connection:
+        return next(iter(_rows(connection, connection.execute(_columns().where(study.c.id == study_id)).all())), None)
+
+
+def counts(database: Database, since: datetime | None) -> dict[str, int]:
+    """Number of unread studies by what is shown of them: STAT, HIGH, ROUTINE, NOT_ANALYZED, FAILED, OPEN."""
+    shown = sa.case(
+        (study.c.outcome.is_(None), "OPEN"),
+        (study.c.outcome != Outcome.ANALYZED.value, study.c.outcome),
+        else_=study.c.priority,
+    )
+    query = sa.select(shown, sa.func.count()).where(*_conditions(Wanted(since=since))).group_by(shown)
+    with database.reading() as connection:
+        return {str(name): count for name, count in connection.execute(query)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something that happened to a study."""
+
+    at: datetime
+    text: str
+
+
+def events(database: Database, study_uid: str) -> list[Event]:
+    """Everything that happened to the series of a study, and to their results, in order."""
+    with database.reading() as connection:
+        found = [*_of_series(connection, study_uid), *_of_results(connection, study_uid)]
+    return sorted(found, key=lambda event: event.at)
+
+
+def result(database: Database, study_id: int) -> dict[str, Any] | None:
+    """The whole result.json that the row of a study shows; None before there is one."""
+    query = sa.select(revision.c.result).join(study, study.c.revision_id == revision.c.id).where(study.c.id == study_id)
+    with database.reading() as connection:
+        found: dict[str, Any] | None = connection.execute(query).scalar()
+        return found
+
+
+def refresh(connection: sa.Connection, study_uid: str, patient: Patient | None) -> None:
+    """After a revision of the study was published: what its row shows, and whose it is."""
+    columns = (revision.c.id, revision.c.outcome, revision.c.reason, revision.c.priority)
+    shown = min(connection.execute(newest_ended(study_uid, *columns)).all(), key=_standing)
+    values: dict[str, Any] = {name: getattr(shown, name) for name in ("outcome", "reason", "priority")}
+    values |= {"revision_id": shown.id, "rank": _rank(shown)}
+    before = connection.execute(sa.select(study.c.rank).where(study.c.study_uid == study_uid)).scalar()
+    if before is None or values["rank"] < before or shown.outcome == Outcome.FAILED:
+        values |= dict.fromkeys(_READING)  # what was seen before was less urgent
+    if patient is not None:
+        values |= {name: getattr(patient, name) for name in PATIENT}
+    connection.execute(study.update().where(study.c.study_uid == study_uid).values(**values))
+
+
+# ---------------------------------------------------------------- steps
+
+PATIENT: Final = ("patient_name", "patient_id", "birth_date", "sex", "accession_number", "description")
+_READING: Final = ("acknowledged_at", "acknowledged_by", "escalated_at", "read_at", "read_by")
+_SHOWN: Final = ("findings", "probabilities", "volumes_ml", "volume_intervals_ml", "locations", "warnings")
+
+
+def _standing(ended: Any) -> tuple[int, int, int]:
+    """Smallest first: what a row shows of a study's revisions."""
+    outcome = (Outcome.ANALYZED, Outcome.FAILED, Outcome.NOT_ANALYZED).index(Outcome(ended.outcome))
+    if outcome < 2:
+        return outcome, RANK.get(ended.priority, UNKNOWN), ended.id
+    telling = next((place for place, reason in enumerate(TELLING) if reason == ended.reason), len(TELLING))
+    return outcome, telling, ended.id
+
+
+def _rank(ended: Any) -> int:
+    if ended.reason == NotAnalyzedReason.PRIOR_STUDY:
+        return LAST
+    return RANK.get(ended.priority, UNKNOWN)
+
+
+def _of_series(connection: sa.Connection, study_uid: str) -> list[Event]:
+    query = (
+        sa.select(series, revision)
+        .join(revision, revision.c.series_uid == series.c.series_uid)
+        .where(series.c.study_uid == study_uid)
+    )
+    found = []
+    for each in connection.execute(query):
+        name = f"series {ref(each.series_uid)}"
+        ended = " ".join(word for word in (each.outcome, each.reason or each.priority) if word)
+        told = (
+            (each.first_image_at if each.revision == 1 else None, f"first image of {name} from {each.calling_ae}"),
+            (each.last_image_at if each.outcome else None, f"last image of {name}, {each.images} in all"),
+            (each.ready_at, f"{name} complete: {each.ready_because}"),
+            (each.claimed_at, f"analysis of {name}, revision {each.revision}"),
+            (each.reported_at, f"result of {name}, revision {each.revision}: {ended}"),
+            (each.delivered_at, f"everything of {name}, revision {each.revision}, delivered"),
+            (each.removed_at if each.revision == 1 else None, f"images of {name} removed from this node"),
+        )
+        found += [Event(at=at, text=text) for at, text in told if at is not None]
+    return found
+
+
+def _of_results(connection: sa.Connection, study_uid: str) -> list[Event]:
+    query = (
+        sa.select(result_table.c.kind, outbox.c.destination, outbox.c.state, outbox.c.sent_at)
+        .join(result_table, result_table.c.sop_uid == outbox.c.sop_uid)
+        .where(result_table.c.study_uid == study_uid, outbox.c.sent_at.is_not(None))
+    )
+    return [
+        Event(
+            at=each.sent_at,
+            text=f"{each.kind.replace('_', ' ').lower()} sent to {each.destination}"
+            + (", which confirmed that it keeps it" if each.state == OutboxState.CONFIRMED else ""),
+        )
+        for each in connection.execute(query)
+    ]
+
+
+def _columns() -> sa.Select[Any]:
+    return (
+        sa.select(
+            study,
+            revision.c.series_uid,
+            revision.c.revision,
+            revision.c.reported_at,
+            revision.c.detail,
+            *(revision.c.result[name].label(name) for name in _SHOWN),
+        )
+        .select_from(study)
+        .outerjoin(revision, revision.c.id == study.c.revision_id)
+    )
+
+
+def _conditions(wanted: Wanted) -> list[sa.ColumnElement[bool]]:
+    conditions: list[sa.ColumnElement[bool]] = []
+    if wanted.since is not None:
+        conditions.append(study.c.last_image_at >= wanted.since)
+    if not wanted.read:
+        conditions.append(study.c.read_at.is_(None))
+    if wanted.text:
+        searched = (study.c.patient_name, study.c.patient_id, study.c.accession_number, study.c.calling_ae)
+        conditions.append(sa.or_(*(column.icontains(wanted.text, autoescape=True) for column in searched)))
+    if wanted.show in set(Outcome) - {Outcome.ANALYZED}:
+        conditions.append(study.c.outcome == wanted.show)
+    elif wanted.show == "OPEN":
+        conditions.append(study.c.outcome.is_(None))
+    elif wanted.show:
+        conditions.append(study.c.priority == wanted.show)
+    return conditions
+
+
+def _rows(connection: sa.Connection, found: Sequence[Any]) -> list[Row]:
+    deliveries = _deliveries(connection, [each.revision_id for each in found if each.revision_id is not None])
+    opened = _open(connection, [each.study_uid for each in found])
+    return [
+        Row(
+            id=each.id,
+            study_uid=each.study_uid,
+            source=each.calling_ae,
+            first_image_at=each.first_image_at,
+            last_image_at=each.last_image_at,
+            patient=Patient(**{name: getattr(each, name) for name in PATIENT}),
+            outcome=each.outcome,
+            reason=each.reason,
+            priority=each.priority,
+            series_uid=each.series_uid,
+            revision_id=each.revision_id,
+            revision=each.revision,
+            reported_at=each.reported_at,
+            detail=each.detail,
+            result={name: value for name in _SHOWN if (value := getattr(each, name)) is not None},
+            open_images=opened.get(each.study_uid, (None, None))[0],
+            open_state=opened.get(each.study_uid, (None, None))[1],
+            **{name: getattr(each, name) for name in _READING},
+            deliveries=deliveries.get(each.revision_id, ()),
+        )
+        for each in found
+    ]
+
+
+def _deliveries(connection: sa.Connection, revision_ids: Sequence[int]) -> dict[int, list[Delivery]]:
+    """By revision, a line for each destination."""
+    query = (
+        sa.select(
+            outbox.c.revision_id,
+            outbox.c.destination,
+            outbox.c.state,
+            sa.func.count().label("objects"),
+            sa.func.max(outbox.c.error).label("error"),
+        )
+        .where(outbox.c.revision_id.in_(revision_ids))
+        .group_by(outbox.c.revision_id, outbox.c.destination, outbox.c.state)
+        .order_by(outbox.c.revision_id, outbox.c.destination)
+    )
+    told: dict[tuple[int, str], dict[str, Any]] = {}
+    for each in connection.execute(query):
+        one = told.setdefault((each.revision_id, each.destination), {"states": {}, "error": None})
+        one["states"][each.state] = each.objects
+        if each.state in (OutboxState.DEAD.value, OutboxState.PENDING.value, OutboxState.SENDING.value):
+            one["error"] = one["error"] or each.error
+    found: dict[int, list[Delivery]] = {}
+    for (revision_id, destination), one in told.items():
+        found.setdefault(revision_id, []).append(Delivery(destination=destination, **one))
+    return found
+
+
+def _open(connection: sa.Connection, study_uids: Sequence[str]) -> dict[str, tuple[int, str]]:
+    """Of studies with series under way: number of their images, and the state of the one that is farthest."""
+    query = (
+        sa.select(series.c.study_uid, series.c.images, revision.c.state)
+        .join(revision, revision.c.series_uid == series.c.series_uid)
+        .where(series.c.study_uid.in_(study_uids), revision.c.state.in_(OPEN_STATES))
+    )
+    found: dict[str, tuple[int, str]] = {}
+    order = [state.value for state in SeriesState]
+    for each in connection.execute(query):
+        images, state = found.get(each.study_uid, (0, order[0]))
+        found[each.study_uid] = images + each.images, max(state, each.state, key=order.index)
+    return found

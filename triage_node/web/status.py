@@ -1,0 +1,33 @@
+"""Whether the node runs: for monitoring, without login and without identity; and its whole status for who is in."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse
+
+from triage_node.domain import DISCLAIMER
+from triage_node.store import board
+from triage_node.store.access import Visitor
+from triage_node.web.access import visitor
+from triage_node.web.pages import site_of
+
+NEEDED: Final = frozenset({"listen", "work", "deliver"})
+
+router = APIRouter()
+
+
+@router.get("/healthz")
+def health(request: Request) -> JSONResponse:
+    """200 while the database answers and the roles that images and results pass through are alive."""
+    site = site_of(request)
+    kinds = sorted({info.kind for info in board.roles(site.database, now=site.clock())})
+    return JSONResponse({"roles": kinds}, status_code=200 if set(kinds) >= NEEDED else 503)
+
+
+@router.get("/status.json")
+def status(request: Request, _who: Annotated[Visitor, Depends(visitor)]) -> dict[str, Any]:
+    """What `triage-node status --json` says."""
+    site = site_of(request)
+    return {"disclaimer": DISCLAIMER, **board.status(site.database, now=site.clock())}

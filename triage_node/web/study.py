@@ -1,0 +1,193 @@
+"""One study: its images with the segmentation, what was found, what was sent where, and what people say of it."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Depends, Form, HTTPException, Request, Response
+from fastapi.responses import FileResponse, JSONResponse, RedirectResponse
+
+from triage_node.domain import CLASSES, COLORS, DISCLAIMER, OPERATING_POINT, SUBTYPES, probability_text
+from triage_node.store import access, opinions
+from triage_node.store import worklist as store
+from triage_node.store.access import Visitor
+from triage_node.store.worklist import Row
+from triage_node.web import rows, words
+from triage_node.web.access import note, our_form, visitor
+from triage_node.web.pages import page, site_of
+
+FILES: Final = {
+    "thumbnail.png": "image/png",
+    "picture.png": "image/png",
+    "ct.nii.gz": "application/octet-stream",
+    "mask.nii.gz": "application/octet-stream",
+}
+"""What the worker leaves of a series, see report.view."""
+TRAIL: Final = 50
+
+router = APIRouter()
+
+In = Annotated[Visitor, Depends(visitor)]
+Ours = Annotated[Visitor, Depends(our_form)]
+
+
+def row_of(request: Request, study_id: int) -> Row:
+    """The row of a study. HTTPException 404 where there is none."""
+    found = store.row(site_of(request).database, study_id)
+    if found is None:
+        raise HTTPException(404, "there is no such study")
+    return found
+
+
+Asked = Annotated[Row, Depends(row_of)]
+
+
+@router.get("/study/{study_id}.json")
+def study_json(request: Request, row: Asked, who: In) -> JSONResponse:
+    """The same for a program, with the result.json of the series that is shown."""
+    note(request, who, "study", row.id)
+    content = _content(request, row)
+    told = {name: content[name] for name in ("study", "findings", "events", "trail", "opinions")}
+    result = store.result(site_of(request).database, row.id)
+    return JSONResponse(json.loads(json.dumps({"disclaimer": DISCLAIMER, **told, "result": result}, default=str)))
+
+
+@router.get("/study/{study_id}")
+def study_page(request: Request, row: Asked, who: In) -> Response:
+    """The page."""
+    note(request, who, "study", row.id)
+    return page(request, "study.html", who, **_content(request, row))
+
+
+@router.get("/study/{study_id}/file/{name}")
+def view_file(request: Request, row: Asked, name: str, _who: In) -> Response:
+    """A picture or a volume of the series that is shown; only pages that are in the trail ask for it."""
+    folder = rows.view_folder(site_of(request), row)
+    if name not in FILES or folder is None or not (folder / name).is_file():
+        raise HTTPException(404, "this is not there")
+    return FileResponse(folder / name, media_type=FILES[name])
+
+
+@router.post("/study/{study_id}/acknowledge")
+def acknowledge(request: Request, row: Asked, who: Ours) -> Response:
+    """Somebody has seen it."""
+    site = site_of(request)
+    opinions.acknowledge(site.database, row.id, user=who.user, now=site.clock())
+    note(request, who, "acknowledge", row.id)
+    return _back(row)
+
+
+@router.post("/study/{study_id}/read")
+def mark_read(request: Request, row: Asked, who: Ours, unread: Annotated[bool, Form()] = False) -> Response:
+    """It is read and leaves the list, or comes back."""
+    site = site_of(request)
+    opinions.mark_read(site.database, row.id, user=None if unread else who.user, now=site.clock())
+    note(request, who, "unread" if unread else "read", row.id)
+    return _back(row)
+
+
+@router.post("/study/{study_id}/opinion")
+def say(
+    request: Request,
+    row: Asked,
+    who: Ours,
+    finding: Annotated[str, Form()],
+    present: Annotated[bool, Form()],
+    comment: Annotated[str, Form(max_length=1000)] = "",
+) -> Response:
+    """Present or not, in the reader's eyes."""
+    if finding not in CLASSES or row.revision_id is None:
+        raise HTTPException(400, "there is no such finding")
+    site = site_of(request)
+    opinions.say(
+        site.database,
+        row.id,
+        row.revision_id,
+        user=who.user,
+        finding=finding,
+        present=present,
+        said=_said(row, finding),
+        comment=comment.strip(),
+        now=site.clock(),
+    )
+    note(request, who, "opinion", row.id)
+    return _back(row)
+
+
+# ---------------------------------------------------------------- steps
+
+
+def _back(row: Row) -> Response:
+    return RedirectResponse(f"/study/{row.id}", status_code=303)
+
+
+def _content(request: Request, row: Row) -> dict[str, Any]:
+    site = site_of(request)
+    result = store.result(site.database, row.id) or {}
+    return {
+        "study": rows.shown(site, row, site.clock()),
+        "now": site.clock(),
+        "flags": words.FLAGS,
+        "findings": _findings(row, opinions.of_study(site.database, row.id)),
+        "events": [{"at": event.at, "text": event.text} for event in store.events(site.database, row.study_uid)],
+        "trail": [
+            {"at": trace.at, "user": trace.user, "action": trace.action}
+            for trace in access.trail(site.database, study_id=row.id, limit=TRAIL)
+        ],
+        "opinions": [vars(opinion) for opinion in opinions.of_study(site.database, row.id)],
+        "viewer": _viewer(request, row, result),
+        "bundle": result.get("bundle"),
+    }
+
+
+def _findings(row: Row, said: list[opinions.Opinion]) -> list[dict[str, Any]]:
+    """A line for each class that the bundle tells, any first."""
+    result = row.result
+    lines = []
+    for name in CLASSES:
+        probability = (result.get("probabilities") or {}).get(name)
+        if probability is None:
+            continue
+        location = (result.get("locations") or {}).get(name) or {}
+        lines.append(
+            {
+                "name": name,
+                "title": "Any hemorrhage" if name == "any" else name.capitalize(),
+                "label": SUBTYPES.index(name) + 1 if name in SUBTYPES else 0,
+                "suspected": bool(_said(row, name)),
+                "probability": probability,
+                "probability_text": probability_text(probability),
+                "volume_ml": (result.get("volumes_ml") or {}).get(name),
+                "interval_ml": (result.get("volume_intervals_ml") or {}).get(name),
+                "laterality": location.get("laterality"),
+                "slices": location.get("slices"),
+                "last_word": next((opinion for opinion in said if opinion.finding == name), None),
+            }
+        )
+    return lines
+
+
+def _said(row: Row, finding: str) -> bool | None:
+    """Whether the node says that it is there."""
+    if finding == "any":
+        probability = (row.result.get("probabilities") or {}).get("any")
+        return None if probability is None else bool(row.result.get("findings")) or probability >= OPERATING_POINT
+    known = (row.result.get("probabilities") or {}).get(finding) is not None
+    return finding in (row.result.get("findings") or ()) if known else None
+
+
+def _viewer(request: Request, row: Row, result: dict[str, Any]) -> dict[str, Any] | None:
+    """What static/study.js needs; None where there is nothing to look at."""
+    folder = rows.view_folder(site_of(request), row)
+    if folder is None or not (folder / "about.json").is_file():
+        return None
+    about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    slices = result.get("slices") or []
+    return {
+        **about,
+        "id": row.id,
+        "mask": (folder / "mask.nii.gz").is_file(),
+        "probabilities": [[each["probabilities"].get(name) for name in CLASSES] for each in slices],
+        "colors": [COLORS[name] for name in SUBTYPES],
+    }

@@ -1,0 +1,142 @@
+"""What a row of the worklist says, in plain words: the same on the page and in its JSON twin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+
+from triage_node.domain import (
+    NOT_ANALYZED_TEXT,
+    NotAnalyzedReason,
+    OutboxState,
+    Outcome,
+    Patient,
+    Priority,
+    SeriesState,
+    probability_text,
+)
+from triage_node.store.worklist import Delivery, Row
+
+FLAGS: Final[Mapping[str, str]] = {
+    "STAT": "STAT",
+    "HIGH": "HIGH",
+    "ROUTINE": "Routine",
+    "NOT_ANALYZED": "Not analysed",
+    "FAILED": "Failed",
+    "OPEN": "Under way",
+}
+"""What a row is filed under, and how it is called."""
+_UNDER_WAY: Final[Mapping[str, str]] = {
+    SeriesState.RECEIVING: "Receiving images ({images} so far)",
+    SeriesState.READY: "Waiting for analysis ({images} images)",
+    SeriesState.ANALYZING: "Being analysed ({images} images)",
+}
+
+
+def flag(row: Row) -> str:
+    """A key of FLAGS."""
+    if row.outcome is None:
+        return "OPEN"
+    return row.outcome if row.outcome != Outcome.ANALYZED else str(row.priority)
+
+
+def finding(row: Row) -> str:
+    """What was found, or why nothing is known."""
+    under_way = _UNDER_WAY[row.open_state].format(images=row.open_images) if row.open_state else ""
+    if row.outcome is None:
+        return under_way or "No images"
+    said = _ended(row)
+    return f"{said}. New images came: {under_way[0].lower()}{under_way[1:]}" if under_way else said
+
+
+def confidence(row: Row) -> str:
+    """The highest probability of what is reported; empty where nothing was analysed."""
+    named = [row.result.get("probabilities", {}).get(name) for name in (*row.result.get("findings", ()), "any")]
+    known = [probability for probability in named if probability is not None]
+    return probability_text(known[0]) if known and row.outcome == Outcome.ANALYZED else ""
+
+
+def delivery(row: Row) -> list[dict[str, str]]:
+    """For each destination its name, what became of the results, and whether that is good, waiting or bad."""
+    return [_delivered(one) for one in row.deliveries]
+
+
+def patient_name(patient: Patient) -> str:
+    """FAMILY^GIVEN^MIDDLE as people write it: FAMILY, GIVEN MIDDLE; other writings of the name behind it."""
+    groups = (patient.patient_name or "").split("=")
+    written = []
+    for group in groups:
+        family, *others = [part.strip() for part in group.split("^")]
+        given = " ".join(part for part in others[:2] if part)
+        written.append(", ".join(part for part in (family, given) if part))
+    return " · ".join(name for name in written if name) or "(no name)"
+
+
+def patient_facts(patient: Patient) -> str:
+    """Id, date of birth and sex, as far as they are known."""
+    born = patient.birth_date or ""
+    if len(born) == 8 and born.isdigit():
+        born = f"{born[:4]}-{born[4:6]}-{born[6:]}"
+    facts = [patient.patient_id, f"born {born}" if born else "", patient.sex]
+    return " · ".join(fact for fact in facts if fact)
+
+
+def ago(since: datetime, now: datetime) -> str:
+    """A time as 45 s, 12 min, 3 h 05 min or 2 d 4 h; static/worklist.js says the same."""
+    seconds = max(0, int((now - since).total_seconds()))
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes = seconds // 60
+    if minutes < 60:
+        return f"{minutes} min"
+    hours = minutes // 60
+    if hours < 24:
+        return f"{hours} h {minutes % 60:02d} min"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+# ---------------------------------------------------------------- steps
+
+
+def _ended(row: Row) -> str:
+    if row.outcome == Outcome.NOT_ANALYZED:
+        reason = NOT_ANALYZED_TEXT.get(NotAnalyzedReason(row.reason)) if row.reason in set(NotAnalyzedReason) else None
+        return f"Not analysed: {reason or row.detail or row.reason}"
+    if row.outcome == Outcome.FAILED:
+        return f"Failed: {row.detail or row.reason}"
+    findings = row.result.get("findings") or []
+    if findings:
+        return "; ".join(_found(name, row.result) for name in findings)
+    if row.priority in (Priority.STAT, Priority.HIGH):
+        return _found("any", row.result)
+    return "No hemorrhage detected"
+
+
+def _found(name: str, result: Mapping[str, Any]) -> str:
+    """Such as: Subdural, 23 mL, left."""
+    volume_ml = (result.get("volumes_ml") or {}).get(name)
+    side = ((result.get("locations") or {}).get(name) or {}).get("laterality")
+    parts = ["Hemorrhage suspected" if name == "any" else name.capitalize()]
+    if volume_ml is not None:
+        parts.append(f"{volume_ml:.0f} mL" if volume_ml >= 10 else f"{volume_ml:.1f} mL")
+    if side:
+        parts.append(side)
+    return ", ".join(parts)
+
+
+def _delivered(one: Delivery) -> dict[str, str]:
+    states = {OutboxState(state) for state in one.states if state != OutboxState.CANCELLED}
+    if OutboxState.DEAD in states:
+        said, mood = f"{one.destination} refused: {one.error or 'no reason given'}", "bad"
+    elif states & {OutboxState.PENDING, OutboxState.SENDING} and one.error:
+        said, mood = f"{one.destination}: trying again ({one.error})", "waiting"
+    elif states & {OutboxState.PENDING, OutboxState.SENDING}:
+        said, mood = f"on its way to {one.destination}", "waiting"
+    elif states == {OutboxState.CONFIRMED}:
+        said, mood = f"in {one.destination}, confirmed", "good"
+    elif states:
+        said, mood = f"in {one.destination}", "good"
+    else:
+        said, mood = f"not sent to {one.destination}: superseded", "waiting"
+    return {"destination": one.destination, "text": said, "mood": mood}
