@@ -32,8 +32,8 @@ In = Annotated[Visitor, Depends(visitor)]
 Ours = Annotated[Visitor, Depends(our_form)]
 
 
-def row_of(request: Request, study_id: int) -> Row:
-    """The row of a study. HTTPException 404 where there is none."""
+def row_of(request: Request, study_id: int, _who: In) -> Row:
+    """The row of a study, for who is in. HTTPException 404 where there is none."""
     found = store.row(site_of(request).database, study_id)
     if found is None:
         raise HTTPException(404, "there is no such study")

@@ -30,6 +30,8 @@ LOOK_EVERY_S: Final = 1.0
 STREAM_S: Final = 600.0
 """A stream ends after this long; browsers open the next, which checks the session again."""
 
+SHOWN: Final = f"^({'|'.join(words.FLAGS)})?$"
+
 router = APIRouter()
 
 
@@ -61,7 +63,7 @@ def asked_for(
     request: Request,
     who: In,
     search: Annotated[str, Query(max_length=32)] = "",
-    show: Annotated[str, Query(pattern="^(STAT|HIGH|ROUTINE|NOT_ANALYZED|FAILED|OPEN)?$")] = "",
+    show: Annotated[str, Query(pattern=SHOWN)] = "",
     older: bool = False,
     read: bool = False,
     page: Annotated[int, Query(ge=1, le=100_000)] = 1,
@@ -88,7 +90,7 @@ def search(
     request: Request,
     who: Annotated[Visitor, Depends(our_form)],
     text: Annotated[str, Form(max_length=100)] = "",
-    show: Annotated[str, Form(max_length=16)] = "",
+    show: Annotated[str, Form(pattern=SHOWN)] = "",
     older: Annotated[bool, Form()] = False,
     read: Annotated[bool, Form()] = False,
 ) -> Response:
@@ -135,9 +137,15 @@ async def events(request: Request, asked: Asked) -> StreamingResponse:
 def _content(site: Site, asked: Filters) -> dict[str, Any]:
     now = site.clock()
     since = now - timedelta(hours=site.config.web.list_h)
-    # a search looks at studies of any age
-    looked_at = None if asked.older or asked.text else since
-    found = store.page(site.database, Wanted(since=looked_at, text=asked.text, show=asked.show, page=asked.number - 1))
+    # a search looks at studies of any age, read or not
+    wanted = Wanted(
+        since=None if asked.older or asked.text else since,
+        text=asked.text,
+        show=asked.show,
+        read=asked.read or bool(asked.text),
+        page=asked.number - 1,
+    )
+    found = store.page(site.database, wanted)
     return {
         "now": now,
         "studies": [rows.shown(site, row, now) for row in found.rows],
