@@ -147,8 +147,11 @@ def test_what_the_tuning_heads_do_not_tell_the_bundle_does_not_speak_of(shards: 
         make_bundle(config, tmp_path / "none", version="1", tuning=[], told_of="nothing")
 
 
-def test_what_an_experiment_shows_a_network_the_node_shows_it(shards: Path, tmp_path: Path) -> None:
-    images = ImagesConfig(windows=("stroke", "brain"), sigmoid=True, stretched=True, brain_only=True)
+@pytest.mark.parametrize(("key", "value"), [("brain_only", True), ("at_most_hu", 45.0)])
+def test_what_an_experiment_shows_a_network_the_node_shows_it(
+    shards: Path, tmp_path: Path, key: str, value: bool | float
+) -> None:
+    images = ImagesConfig(windows=("stroke", "brain"), sigmoid=True, stretched=True, **{key: value})
     network = PlainCnnConfig(in_channels=2, widths=(4, 4), pooled_px=2, dense_width=4)
     config = replace(trained(network, shards, tmp_path / "run"), images=images)
     make_bundle(config, tmp_path / "ours", version="1", tuning=iterate_shards(shards), told_of="noise")
@@ -156,7 +159,7 @@ def test_what_an_experiment_shows_a_network_the_node_shows_it(shards: Path, tmp_
     case = next(iter(iterate_shards(shards)))
     said = Predictor(tmp_path / "ours", "cpu").examine(case.volume).logits
     settings = tmp_path / "ours" / "bundle.toml"
-    for line in ("sigmoid = true\n", "stretched = true\n", "brain_only = true\n"):
+    for line in ("sigmoid = true\n", "stretched = true\n", f"{key} = {json.dumps(value)}\n"):
         text = settings.read_text()
         settings.write_text(text.replace(line, ""))
         assert not np.allclose(Predictor(tmp_path / "ours", "cpu").examine(case.volume).logits, said, atol=1e-5), line

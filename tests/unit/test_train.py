@@ -417,6 +417,7 @@ def test_what_the_network_sees_is_what_inference_makes_of_the_same_slice(drawn: 
         ImagesConfig(stretched=True),
         ImagesConfig(equalised=True),
         ImagesConfig(brain_only=True),
+        ImagesConfig(at_most_hu=50.0),
     ):
         hu = drawn.hu[:, 1].numpy()
         shown = to_network(drawn.hu[:, 1:2], images.appearance, STORED_GRID.spacing_mm)

@@ -120,6 +120,21 @@ def test_the_head_is_the_same_way_round_however_the_patient_lay(turned: str) -> 
     np.testing.assert_array_equal(back > 0.5, image > 200)
 
 
+def test_a_thin_layer_of_blood_under_the_bone_is_seen_where_bone_is_cut_off_before_resampling() -> None:
+    """3 mm of 60 HU between bone and brain, pixels of 0.5 mm onto a grid of 1.93 mm."""
+    hu = np.full((1, 400, 400), 35, np.int16)
+    hu[:, 40:60], hu[:, 60:66] = 1200, 60
+    volume = _volume(hu, 0.5)
+    placement = place_grid(volume, Grid(size_px=100, spacing_mm=1.93))
+    depth_mm = placement.grid_rows[0].centres_mm - (60 - 0.5) * 0.5
+    layer = (depth_mm > 0) & (depth_mm < 3)
+    whole, cut = (to_grid(volume.hu, placement, limit)[0, :, 50] for limit in (np.inf, 200.0))
+    assert cut[layer].max() < 110 < whole[layer].max(), "in the brain window 80 HU and more are white"
+    inside = depth_mm > 6
+    np.testing.assert_allclose(cut[inside], whole[inside], atol=1e-3)
+    assert cut.max() == pytest.approx(200.0, abs=1e-3)
+
+
 def test_outside_the_image_is_air_there_and_nothing_back() -> None:
     volume = _volume(np.full((1, 64, 64), 40, np.int16), 1.0)
     grid = Grid(size_px=100, spacing_mm=1.0)

@@ -72,7 +72,7 @@ _OPTIONAL: Final[Mapping[str, Mapping[str, type]]] = {
     "": {"stack": dict, "series": dict, "volume_interval": dict, ENSEMBLE: dict},
     "network": {"config": dict, "mirrored": bool},
     "stack": {"neighbour_mm": float, "slab_mm": float},
-    "windows": dict.fromkeys(_APPEARANCE, bool),
+    "windows": {**dict.fromkeys(_APPEARANCE, bool), "at_most_hu": float},
     "calibration.slope": {CHRONIC: float},
     "calibration.offset": {CHRONIC: float},
     "thresholds": {_BOX_THRESHOLD: float},
@@ -320,6 +320,8 @@ def _check_values(settings: Mapping[str, Any], path: Path) -> None:
     numbers = [*windows["centres_hu"], *windows["widths_hu"]]
     if not all(_is_of(number, float) for number in numbers) or min(windows["widths_hu"]) <= 0:
         raise InferenceError(f"{path}: [windows] holds numbers, and widths are above 0")
+    if windows.get("brain_only") and "at_most_hu" in windows:
+        raise InferenceError(f"{path}: [windows] brain_only needs the bone that at_most_hu takes away; remove one")
     if settings["grid"]["size_px"] < 1 or settings["grid"]["spacing_mm"] <= 0:
         raise InferenceError(f"{path}: [grid] size_px and spacing_mm must be above 0")
     stack = _stack(settings)
@@ -397,7 +399,7 @@ def _bundle(folder: Path, settings: Mapping[str, Any]) -> Bundle:
                 (float(centre), float(width))
                 for centre, width in zip(windows["centres_hu"], windows["widths_hu"], strict=True)
             ),
-            **{name: windows[name] for name in _APPEARANCE if name in windows},
+            **{name: windows[name] for name in (*_APPEARANCE, "at_most_hu") if name in windows},
         ),
         mask_min_probability={name: float(value) for name, value in thresholds["mask_min_probability"].items()},
         series_min_probability=float(thresholds["series_min_probability"]),

@@ -118,7 +118,7 @@ class _Member:
         """Of all slices of one volume."""
         started = perf_counter()
         placement = place_grid(volume, self.bundle.grid, self.bundle.stack.slab_mm)
-        hu = to_grid(volume.hu, placement)
+        hu = to_grid(volume.hu, placement, self.bundle.appearance.at_most_hu)
         if self.bundle.appearance.brain_only:
             hu = without_skull(hu, self.bundle.grid.spacing_mm)
         prepared = perf_counter()

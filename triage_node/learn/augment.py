@@ -91,6 +91,8 @@ _TISSUE_MIDDLE_HU = 32.0
 _RIM_LOST = 0.8
 """Share of what is added under the bone that blood does not get: with all of it thin subdurals were as white as bone,
 and were not learnt (measured)."""
+_BONE_HU = 150.0
+"""Below what Appearance.at_most_hu leaves of bone, above soft tissue."""
 _SPOTS = 3
 
 
@@ -110,7 +112,7 @@ def augment(
     as_picture = chance.share(config.picture_share).flatten()
     alone = as_picture | chance.share(config.lone_share).flatten()
     framing = _framing(drawn.hu[:, 1], as_picture, source, config.picture, chance)
-    stored = Slices(hu=drawn.hu, truth=drawn.truth.float(), depth_mm=drawn.depth_mm)
+    stored = Slices(hu=drawn.hu.clamp(max=appearance.at_most_hu), truth=drawn.truth.float(), depth_mm=drawn.depth_mm)
     groups = [places for places in ((~alone).nonzero()[:, 0], alone.nonzero()[:, 0]) if len(places)]
     parts = []
     for number, places in enumerate(groups, start=1):  # those without neighbours apart: a third of the work
@@ -263,7 +265,7 @@ def _calcify(hu: Tensor, depth_mm: Tensor, blood: Tensor, grid: Grid, config: Au
 def _strew_outside(hu: Tensor, where: Tensor, grid: Grid, config: AugmentConfig, chance: Chance) -> Tensor:
     """Blobs of muscle and of bone in and close to the tissue outside the skull; dense bone stays."""
     near_tissue = _spread((hu > -300).float(), 4) > 0
-    where = where & near_tissue & (hu < 250) & chance.share(config.clutter_share)
+    where = where & near_tissue & (hu < _BONE_HU) & chance.share(config.clutter_share)
     muscle = chance.uniform(35.0, 80.0) + 5 * chance.grain(hu)
     hu = torch.where(where & (chance.field(grid.size_px, 10) > chance.uniform(-0.3, 0.9)), muscle, hu)
     return torch.where(where & (chance.field(grid.size_px, 24) > 1.3), chance.uniform(150.0, 1150.0), hu)
@@ -271,7 +273,7 @@ def _strew_outside(hu: Tensor, where: Tensor, grid: Grid, config: AugmentConfig,
 
 def _cover_skull(hu: Tensor, inside: Tensor, grid: Grid, config: AugmentConfig, chance: Chance) -> Tensor:
     """Muscle against the outer table, here and there along it."""
-    skull = inside | (hu > 250)
+    skull = inside | (hu > _BONE_HU)
     reach_px = round(chance.one(*config.muscle_mm) / grid.spacing_mm)
     reached = _spread(skull.float(), reach_px) > 0
     where = reached & ~skull & (chance.field(grid.size_px, 5) > 0.4) & chance.share(config.muscle_share)

@@ -48,7 +48,7 @@ def judge(config: TrainConfig, bundle: Path, heads: Path) -> dict[str, Any]:
         "steps": record["step"],
         "best_step": best_step,
         "slices_seen": record["step"] * config.batch,
-        "minutes": round(record["wall_s"] / 60, 1),
+        "minutes": round(record["processor_s"] / 60, 1),
         "threads": config.threads,
         "grid": {"size_px": config.grid.size_px, "spacing_mm": config.grid.spacing_mm},
         "seed": config.seed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -26,6 +27,7 @@ class ImagesConfig:
     stretched: bool = False
     equalised: bool = False
     brain_only: bool = False
+    at_most_hu: float = math.inf
 
     @property
     def appearance(self) -> Appearance:
@@ -36,6 +38,7 @@ class ImagesConfig:
             stretched=self.stretched,
             equalised=self.equalised,
             brain_only=self.brain_only,
+            at_most_hu=self.at_most_hu,
         )
 
 
@@ -103,6 +106,8 @@ def _check_images(config: TrainConfig, path: Path) -> None:
     unknown = [name for name in config.images.windows if name not in WINDOW_SETS]
     if unknown:
         raise ConfigError(f"{path}: [images] no window {unknown[0]!r}; there are: {', '.join(WINDOW_SETS)}")
+    if config.images.brain_only and math.isfinite(config.images.at_most_hu):
+        raise ConfigError(f"{path}: [images] brain_only needs the bone that at_most_hu takes away; remove one")
     wanted = len(config.images.windows) + (2 if isinstance(config.network, TriageNetConfig) else 0)
     if config.network.in_channels != wanted:
         key = "windows" if isinstance(config.network, TriageNetConfig) else "in_channels"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
@@ -133,7 +134,9 @@ def _model(settings: BundleSettings) -> list[str]:
     if settings.network is None:
         return _table(ENSEMBLE, members=list(settings.members))
     centres, widths = zip(*settings.appearance.windows_hu, strict=True)
-    changes = {name: True for name, value in asdict(settings.appearance).items() if value is True}
+    shown = settings.appearance
+    changes: dict[str, Any] = {name: True for name, value in asdict(shown).items() if value is True}
+    changes |= {"at_most_hu": shown.at_most_hu} if math.isfinite(shown.at_most_hu) else {}
     return [
         *_table("network", name=network_name(settings.network), mirrored=settings.mirrored),
         *_table("network.config", **asdict(settings.network)),

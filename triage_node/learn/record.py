@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any, Final
 
 import numpy as np
@@ -28,6 +28,7 @@ class Record:
     content: dict[str, Any]
     _since: list[dict[str, float]] = field(default_factory=list)
     _noted: float = field(default_factory=perf_counter)
+    _processor_noted: float = field(default_factory=process_time)
 
     @classmethod
     def open(cls, config: TrainConfig, device: torch.device, dtype: torch.dtype, step: int) -> Record:
@@ -46,6 +47,7 @@ class Record:
             "dtype": str(dtype).removeprefix("torch."),
         }
         content.setdefault("wall_s", 0.0)
+        content.setdefault("processor_s", 0.0)
         return cls(path=path, content=content)
 
     def note(self, losses: Mapping[str, float]) -> None:
@@ -64,7 +66,9 @@ class Record:
             means = {name: mean_of([losses[name] for losses in self._since]) for name in self._since[0]}
             point = {"step": step, "pool": len(pool), "s_per_step": seconds / len(self._since), **means}
             self.content["curve"].append(_rounded(point))
+        processor_s, self._processor_noted = process_time() - self._processor_noted, process_time()
         self.content["wall_s"] = round(self.content["wall_s"] + seconds, 1)
+        self.content["processor_s"] = round(self.content["processor_s"] + processor_s, 1)
         self.content["step"], self.content["pool"], self.content["present"] = step, len(pool), pool.present()
         self.content["taught"] = pool.taught()
         self.content["data"] = {"shards": pool.shards, "slices": len(pool), "listing_sha256": pool.listing_sha256()}
