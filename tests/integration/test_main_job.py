@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -135,12 +136,12 @@ def test_results_that_come_back_are_recognised_and_answered_by_nothing(
     assert after["series"] == before["series"]
 
 
-def test_the_status_page_shows_the_node_and_no_identity(node: Node) -> None:
+def test_the_status_shows_the_node_and_no_identity_and_its_page_needs_a_session(node: Node) -> None:
     node.wait_for(lambda: len(node.status()["roles"]) == 4, what="all roles")
-    with urllib.request.urlopen(f"http://127.0.0.1:{node.port('web')}/status.json", timeout=10) as answer:
-        status = json.load(answer)
-    assert {role["kind"] for role in status["roles"]} == {"listen", "work", "deliver", "web"}
-    assert "Simulated" not in json.dumps(status)
+    assert {role["kind"] for role in node.status()["roles"]} == {"listen", "work", "deliver", "web"}
+    assert "Simulated" not in json.dumps(node.status())
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(f"http://127.0.0.1:{node.port('web')}/status.json", timeout=10)
 
 
 def test_no_identity_is_in_the_log(node: Node, tmp_path: Path) -> None:

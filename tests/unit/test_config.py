@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,29 @@ def test_a_source_says_where_it_answers_c_find(find: str, peer: tuple[str, str, 
 def test_rules_keep_their_order(tmp_path: Path) -> None:
     loaded = load(tmp_path, '[[rule]]\npriority = "HIGH"\n[[rule]]\npriority = "STAT"\nsubtype = "epidural"\n')
     assert [rule.priority for rule in loaded.rules] == [Priority.HIGH, Priority.STAT]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        ('[web]\nhost = "0.0.0.0"\n', 2, "need users who log in; add [[user]]"),
+        ('[web]\nhost = "0.0.0.0"\n[[user]]\nname = "ann"\npassword = "$argon2id$x"\n', 2, "need HTTPS"),
+        ('[web]\ncertificate = "a.pem"\n', 1, "certificate and private_key go together"),
+        ('[[user]]\nname = "ann"\npassword = "secret"\n', 3, "must be an argon2id hash"),
+        ('[[user]]\nname = "a"\npassword = "$argon2id$x"\n' * 2, 5, "two [[user]] are named"),
+    ],
+)
+def test_pages_leave_this_machine_only_to_users_and_encrypted(tmp_path: Path, text: str, line: int, said: str) -> None:
+    with pytest.raises(ConfigError, match=rf"node\.toml:{line}: .*{re.escape(said)}"):
+        load(tmp_path, text)
+
+
+@pytest.mark.parametrize("web", ["", 'host = "::1"', 'host = "localhost"', 'host = "0.0.0.0"\nloopback_only = true'])
+def test_pages_of_this_machine_need_neither(tmp_path: Path, web: str) -> None:
+    assert load(tmp_path, f"[web]\n{web}\n").web.is_local
+
+
+def test_pem_files_are_beside_the_configuration(tmp_path: Path) -> None:
+    text = '[web]\nhost = "10.0.0.1"\ncertificate = "a.pem"\nprivate_key = "sub/b.pem"\n'
+    web = load(tmp_path, text + '[[user]]\nname = "ann"\npassword = "$argon2id$x"\n').web
+    assert (web.certificate, web.private_key, web.is_https) == (str(tmp_path / "a.pem"), f"{tmp_path}/sub/b.pem", True)

@@ -27,7 +27,7 @@ EXPERIMENT_KEYS = {
     "network": [each.name for each in fields(PlainCnnConfig)],
 }
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [f"docs/{name}" for name in ("admin", "evaluation", "data-sets", "laboratory", "comparison")]
+DOCUMENTS = [f"docs/{name}" for name in ("admin", "radiologist", "evaluation", "data-sets", "laboratory", "comparison")]
 
 
 def modules() -> set[str]:
@@ -83,11 +83,13 @@ def test_the_admin_guide_lists_every_reason_for_no_analysis() -> None:
     assert dict(re.findall(r"\| `([A-Z_]+)` \| (.+) \|", table)) == dict(NOT_ANALYZED_TEXT)
 
 
-def test_the_admin_guide_shows_a_configuration_that_loads(tmp_path: Path) -> None:
-    [block] = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/admin.md").read_text(), flags=re.DOTALL)
+def test_the_admin_guide_shows_configurations_that_load(tmp_path: Path) -> None:
+    ours, pages = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/admin.md").read_text(), flags=re.DOTALL)
     path = tmp_path / "triage-node.toml"
-    path.write_text(block)
+    path.write_text(ours)
     assert [source.find_peer for source in config.load(path).sources] == [("ORTHANC", "127.0.0.1", 4242)]
+    path.write_text(ours + pages)
+    assert [user.name for user in config.load(path).users] == ["ann"]
 
 
 @pytest.mark.parametrize(("kind", "file"), [("weights", "weights.safetensors"), ("graph", "model.onnx")])
