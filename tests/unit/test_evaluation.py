@@ -351,12 +351,6 @@ def test_masks_tell_of_a_class_where_no_case_has_a_label(tmp_path: Path) -> None
 # ---------------------------------------------------------------- without the extra
 
 
-def test_without_nibabel_nifti_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(sys.modules, "nibabel", None)
-    with pytest.raises(UsageError, match=r"pip install 'triage-node\[train\]'"):
-        nifti_volume(tmp_path / "a.nii.gz")
-
-
 def test_without_matplotlib_the_figures_are_left_out_and_a_line_says_so(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
