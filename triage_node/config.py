@@ -519,8 +519,8 @@ def _resolve_paths(node: Node, base: Path) -> Node:
 
 
 def _resolve_pem(web: Web, base: Path) -> Web:
-    names = ("certificate", "private_key")
-    return replace(web, **{name: str(base / getattr(web, name)) for name in names if getattr(web, name)})
+    certificate, private_key = (str(base / name) if name else "" for name in (web.certificate, web.private_key))
+    return replace(web, certificate=certificate, private_key=private_key)
 
 
 def _rule(rule: PriorityRule) -> Rule:
