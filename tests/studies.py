@@ -21,41 +21,37 @@ from triage_node.store.database import Database
 from triage_node.store.publication import Publication, Report, publish
 
 
+def image(study: str, series_uid: str, number: int, clock: Clock) -> Instance:
+    """One received image of a series, 5 mm above the one before."""
+    return Instance(
+        sop_uid=f"{series_uid}.{number}",
+        sop_class_uid="1.2.840.10008.5.1.4.1.1.2",
+        transfer_syntax_uid="1.2.840.10008.1.2.1",
+        study_uid=study,
+        series_uid=series_uid,
+        modality="CT",
+        sha256="0" * 64,
+        size_bytes=1,
+        position_mm=(0.0, 0.0, 5.0 * number),
+        normal=(0.0, 0.0, 1.0),
+        calling_ae="CT1",
+        source_address="127.0.0.1",
+        association="a1",
+        received_at=clock(),
+        outcome=InstanceOutcome.SERIES,
+    )
+
+
 def arrive(database: Database, clock: Clock, study: str, *, series: str = "1", images: int = 1) -> str:
     """Images of one series of a study; returns the Series Instance UID."""
     series_uid = f"{study}.{series}"
-    first = claims.growth(database, series_uid)[0] if _known(database, series_uid) else 0
-    arrivals = [
-        Instance(
-            sop_uid=f"{series_uid}.{first + number + 1}",
-            sop_class_uid="1.2.840.10008.5.1.4.1.1.2",
-            transfer_syntax_uid="1.2.840.10008.1.2.1",
-            study_uid=study,
-            series_uid=series_uid,
-            modality="CT",
-            sha256="0" * 64,
-            size_bytes=1,
-            position_mm=(0.0, 0.0, 5.0 * number),
-            normal=(0.0, 0.0, 1.0),
-            calling_ae="CT1",
-            source_address="127.0.0.1",
-            association="a1",
-            received_at=clock(),
-            outcome=InstanceOutcome.SERIES,
-        )
-        for number in range(images)
-    ]
-    ledger.record(database, [ledger.Arrived(instance=image) for image in arrivals])
+    first = len(claims.sop_uids(database, series_uid))
+    arrivals = [image(study, series_uid, first + number + 1, clock) for number in range(images)]
+    ledger.record(database, [ledger.Arrived(instance=arrived) for arrived in arrivals])
     return series_uid
 
 
-def _known(database: Database, series_uid: str) -> bool:
-    return bool(claims.sop_uids(database, series_uid))
-
-
-def found(
-    priority: Priority, *, volume_ml: float = 0.0, subtype: str = "subdural", probability: float = 0.97
-) -> Report:
+def found(priority: Priority, *, volume_ml: float = 0.0, subtype: str = "subdural") -> Report:
     """The report of an analysed series: nothing found for ROUTINE."""
     present = priority != Priority.ROUTINE
     chance = 0.97 if present else 0.02

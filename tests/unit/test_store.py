@@ -21,12 +21,11 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from tests.arrivals import Clock
+from tests.studies import image
 from triage_node.domain import (
     OUTBOX_TRANSITIONS,
     TRANSITIONS,
     CommitmentReport,
-    Instance,
-    InstanceOutcome,
     ObjectKind,
     OutboxState,
     Outcome,
@@ -57,24 +56,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 
 def arrived(clock: Clock, number: int, *, series: str = "1.2.3.4") -> ledger.Arrived:
-    image = Instance(
-        sop_uid=f"{series}.{number}",
-        sop_class_uid="1.2.840.10008.5.1.4.1.1.2",
-        transfer_syntax_uid="1.2.840.10008.1.2.1",
-        study_uid=STUDY,
-        series_uid=series,
-        modality="CT",
-        sha256="0" * 64,
-        size_bytes=1,
-        position_mm=(0.0, 0.0, 5.0 * number),
-        normal=(0.0, 0.0, 1.0),
-        calling_ae="CT1",
-        source_address="127.0.0.1",
-        association="a1",
-        received_at=clock(),
-        outcome=InstanceOutcome.SERIES,
-    )
-    return ledger.Arrived(instance=image)
+    return ledger.Arrived(instance=image(STUDY, series, number, clock))
 
 
 def arrive(database: Database, clock: Clock, number: int, *, series: str = "1.2.3.4") -> None:

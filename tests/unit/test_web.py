@@ -321,6 +321,27 @@ def test_files_of_a_study_are_those_of_its_shown_revision_and_no_others(
     assert client.get("/study/1/file/thumbnail.png").status_code == 404, "that was the picture of an older revision"
 
 
+def test_who_opened_pictures_and_slices_is_written_down(site: Site, clock: Clock, come_in: Open) -> None:
+    series_uid = arrive(site.database, clock, "1")
+    end(site.database, clock, series_uid, found(Priority.STAT))
+    site.spool.keep_view(series_uid, 1, dict.fromkeys(("thumbnail.png", "picture.png", "ct.nii.gz"), b"data"))
+    client = come_in()
+    for name in ("thumbnail.png", "picture.png", "ct.nii.gz"):
+        client.get(f"/study/1/file/{name}")
+    assert [action for _, action, study in trail(site) if study] == ["picture", "ct"]
+
+
+def test_a_flag_that_nobody_acknowledges_is_in_the_title(site: Site, clock: Clock, come_in: Open) -> None:
+    end(site.database, clock, arrive(site.database, clock, "1"), found(Priority.STAT))
+    client = come_in()
+    assert "<title>(1) Worklist</title>" in client.get("/").text
+    clock.advance(700)
+    opinions.escalate(site.database, before=clock(), now=clock())
+    page = client.get("/").text
+    assert "<title>! (1) Worklist</title>" in page
+    assert "not acknowledged" in page
+
+
 def test_the_colours_of_the_pages_are_those_of_every_result() -> None:
     style = (Path(configuration.__file__).parent / "web" / "static" / "style.css").read_text()
     told = {int(label): rgb for label, rgb in re.findall(r"\.c(\d) \{ background: rgb\(([\d ]+)\)", style)}

@@ -17,8 +17,9 @@ from triage_node.web import rows, words
 from triage_node.web.access import note, our_form, visitor
 from triage_node.web.pages import page, site_of
 
+THUMBNAIL: Final = "thumbnail.png"
 FILES: Final = {
-    "thumbnail.png": "image/png",
+    THUMBNAIL: "image/png",
     "picture.png": "image/png",
     "ct.nii.gz": "application/octet-stream",
     "mask.nii.gz": "application/octet-stream",
@@ -61,11 +62,13 @@ def study_page(request: Request, row: Asked, who: In) -> Response:
 
 
 @router.get("/study/{study_id}/file/{name}")
-def view_file(request: Request, row: Asked, name: str, _who: In) -> Response:
-    """A picture or a volume of the series that is shown; only pages that are in the trail ask for it."""
+def view_file(request: Request, row: Asked, name: str, who: In) -> Response:
+    """A picture or a volume of the series that is shown."""
     folder = rows.view_folder(site_of(request), row)
     if name not in FILES or folder is None or not (folder / name).is_file():
         raise HTTPException(404, "this is not there")
+    if name != THUMBNAIL:  # those came with a worklist, which is in the trail
+        note(request, who, name.partition(".")[0], row.id)
     return FileResponse(folder / name, media_type=FILES[name])
 
 

@@ -52,7 +52,8 @@ async function refresh() {
   if (!answer.ok) throw new Error(answer.status);
   replaceRows(await answer.text());
   const stat = rows.querySelector("#counts .STAT")?.textContent.match(/\d+/)?.[0];
-  document.title = `${stat ? `(${stat}) ` : ""}Worklist`;
+  const escalated = rows.querySelector(".escalated") ? "! " : "";
+  document.title = `${escalated}${stat ? `(${stat}) ` : ""}Worklist`;
 }
 
 let seen = null;
