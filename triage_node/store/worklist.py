@@ -157,7 +157,7 @@ def refresh(connection: sa.Connection, study_uid: str, patient: Patient | None) 
     values |= {"revision_id": shown.id, "rank": _rank(shown)}
     before = connection.execute(sa.select(study.c.rank).where(study.c.study_uid == study_uid)).scalar()
     if before is None or values["rank"] < before or shown.outcome == Outcome.FAILED:
-        values |= dict.fromkeys(_READING)  # what was seen before was less urgent
+        values |= dict.fromkeys(_READING)  # what was seen before was less urgent, or is not there any more
     if patient is not None:
         values |= {name: getattr(patient, name) for name in PATIENT}
     connection.execute(study.update().where(study.c.study_uid == study_uid).values(**values))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from threading import Lock
@@ -15,7 +14,7 @@ from fastapi import APIRouter, Depends, Form, HTTPException, Request, Response
 from fastapi.responses import RedirectResponse
 
 from triage_node import log
-from triage_node.config import ROLES, User
+from triage_node.config import User
 from triage_node.store import access as store
 from triage_node.store.access import Visitor
 from triage_node.web.pages import page, site_of
@@ -43,21 +42,9 @@ def visitor(request: Request) -> Visitor:
     return found
 
 
-def at_least(role: str) -> Callable[[Visitor], Visitor]:
-    """A dependency: the visitor, who must have this role or a higher one."""
-
-    def checked(who: Annotated[Visitor, Depends(visitor)]) -> Visitor:
-        if ROLES.index(who.role) < ROLES.index(role):
-            raise HTTPException(403, f"this needs the role {role}; yours is {who.role}")
-        return who
-
-    return checked
-
-
-def our_form(request: Request, who: Annotated[Visitor, Depends(visitor)], csrf: Annotated[str, Form()] = "") -> Visitor:
+def our_form(who: Annotated[Visitor, Depends(visitor)], csrf: Annotated[str, Form()] = "") -> Visitor:
     """A dependency of everything that changes something: the form came from a page of this session."""
-    brought = csrf or request.headers.get("x-csrf", "")
-    if not secrets.compare_digest(brought.encode(), who.csrf.encode()):
+    if not secrets.compare_digest(csrf.encode(), who.csrf.encode()):
         raise HTTPException(403, "this form is not of your session; load the page again")
     return who
 
@@ -90,7 +77,7 @@ def login_page(request: Request) -> Response:
 def login(request: Request, name: Annotated[str, Form()] = "", password: Annotated[str, Form()] = "") -> Response:
     """A session for who knows the password; slower and slower for who does not."""
     site = site_of(request)
-    throttle: Throttle = _throttle(request)
+    throttle: Throttle = request.app.state.throttle
     who, now = (name[:64], _address(request)), site.clock()
     wait_s = throttle.wait_s(who, now)
     if wait_s > 0:
@@ -156,13 +143,6 @@ class Throttle:
 
 
 # ---------------------------------------------------------------- steps
-
-
-def _throttle(request: Request) -> Throttle:
-    if not hasattr(request.app.state, "throttle"):
-        request.app.state.throttle = Throttle()
-    throttle: Throttle = request.app.state.throttle
-    return throttle
 
 
 def _knows(user: User | None, password: str) -> bool:

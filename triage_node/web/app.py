@@ -36,6 +36,7 @@ def create_app(site: Site) -> FastAPI:
     """The pages of a node."""
     app = FastAPI(title="triage-node", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.site = site
+    app.state.throttle = access.Throttle()
     app.add_middleware(_WithHeaders)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
     for part in (access, worklist, study, status):

@@ -6,6 +6,7 @@ import json
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Form, HTTPException, Request, Response
+from fastapi.encoders import jsonable_encoder
 from fastapi.responses import FileResponse, JSONResponse, RedirectResponse
 
 from triage_node.domain import CLASSES, COLORS, DISCLAIMER, OPERATING_POINT, SUBTYPES, probability_text
@@ -49,9 +50,8 @@ def study_json(request: Request, row: Asked, who: In) -> JSONResponse:
     """The same for a program, with the result.json of the series that is shown."""
     note(request, who, "study", row.id)
     content = _content(request, row)
-    told = {name: content[name] for name in ("study", "findings", "events", "trail", "opinions")}
-    result = store.result(site_of(request).database, row.id)
-    return JSONResponse(json.loads(json.dumps({"disclaimer": DISCLAIMER, **told, "result": result}, default=str)))
+    told = {name: content[name] for name in ("study", "findings", "events", "trail", "opinions", "result")}
+    return JSONResponse(jsonable_encoder({"disclaimer": DISCLAIMER, **told}))
 
 
 @router.get("/study/{study_id}")
@@ -127,20 +127,20 @@ def _back(row: Row) -> Response:
 
 def _content(request: Request, row: Row) -> dict[str, Any]:
     site = site_of(request)
-    result = store.result(site.database, row.id) or {}
+    result, said = store.result(site.database, row.id), opinions.of_study(site.database, row.id)
     return {
         "study": rows.shown(site, row, site.clock()),
         "now": site.clock(),
         "flags": words.FLAGS,
-        "findings": _findings(row, opinions.of_study(site.database, row.id)),
-        "events": [{"at": event.at, "text": event.text} for event in store.events(site.database, row.study_uid)],
+        "findings": _findings(row, said),
+        "events": store.events(site.database, row.study_uid),
         "trail": [
             {"at": trace.at, "user": trace.user, "action": trace.action}
             for trace in access.trail(site.database, study_id=row.id, limit=TRAIL)
         ],
-        "opinions": [vars(opinion) for opinion in opinions.of_study(site.database, row.id)],
-        "viewer": _viewer(request, row, result),
-        "bundle": result.get("bundle"),
+        "opinions": said,
+        "viewer": _viewer(request, row, result or {}),
+        "result": result,
     }
 
 

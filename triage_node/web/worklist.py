@@ -155,7 +155,6 @@ def _content(site: Site, asked: Filters) -> dict[str, Any]:
         "counts": store.counts(site.database, since),
         "flags": words.FLAGS,
         "list_h": site.config.web.list_h,
-        "read_within_min": site.config.web.read_within_min,
     }
 
 
