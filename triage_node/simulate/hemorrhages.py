@@ -378,7 +378,7 @@ def _crescent(blank: Lesion, rng: np.random.Generator, kind: str, side: float) -
             math.radians(rng.uniform(10, 38)),
             1,
         ),
-        hu=rng.uniform(35, 45) if isodense else _density(rng, 56, 6, 45, 68),
+        hu=rng.uniform(35, 45) if isodense else _density(rng, 53, 6, 42, 66),
         kind=kind,
         push=rng.uniform(0.3, 0.8) if old else rng.uniform(0.5, 1.0),
     )
@@ -418,7 +418,7 @@ def _epidural(blank: Lesion, rng: np.random.Generator) -> Lesion:
         ),
         size_mm=float(min(rng.uniform(5, 28), 60 * half_angle * 0.65)),
         stretch=(half_angle, half_angle * rng.uniform(0.8, 1.15), 1),
-        hu=_density(rng, 57, 6, 45, 70),
+        hu=_density(rng, 55, 6, 43, 68),
         kind="mixed" if rng.random() < 0.2 else "acute",
         second_hu=rng.uniform(32, 45),
         fresh=rng.uniform(0.5, 0.85),
