@@ -30,7 +30,14 @@ def main() -> None:
         (config.shards, arguments.shards, TRAINING_SEED),
     ):
         if folder is not None:
-            render_shards(folder, first=0, count=count, seed=seed, processes=arguments.processes)
+            render_shards(
+                folder,
+                first=0,
+                count=count,
+                seed=seed,
+                at_most_hu=config.images.at_most_hu,
+                processes=arguments.processes,
+            )
     trained = train(config)
     print(trained.reason)
     if trained.interrupted:

@@ -5,14 +5,14 @@ the depth below the inner table in units of DEPTH_UNIT_MM (0: not inside the sku
 number of the head, position along the normal in mm, and 1 or 0 where its subdural blood is chronic or not (else nan).
 Data from elsewhere have three more (see data.shards): labels.npy (slices, 6) float32, what is told of CLASSES besides
 the truth: 1, 0, or nan; series.npy, the same of the whole series; and masked.npy (slices,) bool, where the truth is
-known. A shard appears by one rename. Every simulated head is a new seed: none is rendered twice, and the seeds of
-evaluation lie apart.
+known. Where bone was cut off before it was resampled, at_most_hu.npy has the limit. A shard appears by one rename.
+Every simulated head is a new seed: none is rendered twice, and the seeds of evaluation lie apart.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
@@ -37,13 +37,22 @@ UNKNOWN_KIND: Final = 1 + len(SUBTYPES)
 """Label of blood whose subtype is not known."""
 _HEADS_PER_SHARD: Final = 8
 _RENDERED_PX: Final = 208
-_SHARE_WITHOUT_BLOOD: Final = 0.4
-"""Of the heads; a head with blood has slices without, so that some 65 % of all slices are negative."""
-_SEVERAL: Final = 0.3
+_SHARE_WITHOUT_BLOOD: Final = 0.2
+"""Of the heads; two of three slices of a head with blood show none."""
+_SEVERAL: Final = 0.4
+_ALONE: Final[Mapping[str, float]] = {
+    "epidural": 0.2,
+    "intraparenchymal": 0.15,
+    "intraventricular": 0.15,
+    "subarachnoid": 0.2,
+    "subdural": 0.3,
+}
+"""What bleeds where only one thing does: more of what is harder to learn."""
 _WITH_TEMPLATE: Final = 0.75
 """Of the heads; the others have procedural folds, which differ more from head to head."""
 _ARRAYS: Final = ("hu", "truth", "depth", "meta")
 _TOLD: Final = ("labels", "masked", "series")
+_LIMIT: Final = "at_most_hu.npy"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,13 +66,26 @@ class Slices:
     labels: Float32Array
     masked: NDArray[np.bool_]
     series: Float32Array
+    at_most_hu: float = np.inf
+    """What was denser counted as that when the slices were resampled."""
 
     @classmethod
-    def known(cls, *, hu: Int16Array, truth: UInt8Array, depth: UInt8Array, meta: Float32Array) -> Slices:
+    def known(
+        cls, *, hu: Int16Array, truth: UInt8Array, depth: UInt8Array, meta: Float32Array, at_most_hu: float = np.inf
+    ) -> Slices:
         """Slices whose truth is known and all that is told of them."""
         labels = np.full((len(hu), len(CLASSES)), np.nan, np.float32)
         masked = np.ones(len(hu), np.bool_)
-        return cls(hu=hu, truth=truth, depth=depth, meta=meta, labels=labels, masked=masked, series=labels)
+        return cls(
+            hu=hu,
+            truth=truth,
+            depth=depth,
+            meta=meta,
+            labels=labels,
+            masked=masked,
+            series=labels,
+            at_most_hu=at_most_hu,
+        )
 
 
 # ---------------------------------------------------------------- heads
@@ -88,10 +110,14 @@ def draw_geometry(rng: np.random.Generator) -> SliceGeometry:
 
 
 def draw_subtypes(rng: np.random.Generator) -> tuple[str, ...]:
-    """What bleeds in one head; often nothing."""
+    """What bleeds in one head; sometimes nothing."""
     if rng.random() < _SHARE_WITHOUT_BLOOD:
         return ()
-    return random_combination(rng) if rng.random() < _SEVERAL else (str(rng.choice(SUBTYPES)),)
+    return (
+        random_combination(rng)
+        if rng.random() < _SEVERAL
+        else (str(rng.choice(list(_ALONE), p=list(_ALONE.values()))),)
+    )
 
 
 def draw_head(seed: int) -> tuple[SimulatedHead, Volume]:
@@ -123,11 +149,11 @@ def as_volume(hu: Int16Array, geometry: SliceGeometry) -> Volume:
     )
 
 
-def stored_slices(volume: Volume, head: SimulatedHead, *, number: int = 0) -> Slices:
+def stored_slices(volume: Volume, head: SimulatedHead, *, number: int = 0, at_most_hu: float = np.inf) -> Slices:
     """One head on STORED_GRID, with the depth below the inner table."""
     truth = head.truth
     placement = place_grid(volume, STORED_GRID)
-    hu = to_grid(volume.hu, placement)
+    hu = to_grid(volume.hu, placement, at_most_hu)
     labels = resampled_labels(truth, placement, labels=1 + len(SUBTYPES))
     # from the simulator, not from the image: a frontal sinus or a foramen opens the skull of many slices
     depth = _resampled(np.maximum(head.depth_mm, 0), placement)
@@ -136,6 +162,7 @@ def stored_slices(volume: Volume, head: SimulatedHead, *, number: int = 0) -> Sl
         truth=labels,
         depth=np.clip(np.ceil(depth / DEPTH_UNIT_MM), 0, 255).astype(np.uint8),
         meta=_meta(volume, number, head.chronic),
+        at_most_hu=at_most_hu,
     )
 
 
@@ -169,19 +196,25 @@ def _meta(volume: Volume, number: int, chronic: bool | None) -> Float32Array:
 # ---------------------------------------------------------------- shards
 
 
-def render_shards(folder: Path, *, first: int, count: int, seed: int, processes: int = 1) -> None:
-    """Render shards `first` to `first + count - 1` that are not there yet, in parallel, with a progress bar."""
+def render_shards(
+    folder: Path, *, first: int, count: int, seed: int, at_most_hu: float = np.inf, processes: int = 1
+) -> None:
+    """Render shards `first` to `first + count - 1` that are not there yet, in parallel, with a progress bar.
+
+    With `at_most_hu` bone is cut off before the slices are resampled, and only an experiment that does so can use them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     missing = [number for number in range(first, first + count) if not _shard_path(folder, number).exists()]
     with get_context("spawn").Pool(processes) as pool:
-        rendered = pool.imap_unordered(partial(render_shard, folder, seed), missing)
+        rendered = pool.imap_unordered(partial(render_shard, folder, seed, at_most_hu=at_most_hu), missing)
         for _ in tqdm(rendered, total=len(missing), desc="rendering", unit="shard"):
             pass
 
 
-def render_shard(folder: Path, seed: int, number: int) -> None:
+def render_shard(folder: Path, seed: int, number: int, *, at_most_hu: float = np.inf) -> None:
     """Render one shard and let it appear."""
-    heads = [_stored_head(seed + number * _HEADS_PER_SHARD + head, head) for head in range(_HEADS_PER_SHARD)]
+    first = seed + number * _HEADS_PER_SHARD
+    heads = [_stored_head(first + head, head, at_most_hu) for head in range(_HEADS_PER_SHARD)]
     write_shard(folder, number, heads)
 
 
@@ -193,6 +226,9 @@ def write_shard(folder: Path, number: int, heads: Sequence[Slices]) -> None:
     told = any(not (head.masked.all() and np.isnan([head.labels, head.series]).all()) for head in heads)
     for name in (*_ARRAYS, *(_TOLD if told else ())):
         np.save(part / f"{name}.npy", np.concatenate([getattr(head, name) for head in heads]))
+    limit_hu = min(head.at_most_hu for head in heads)
+    if np.isfinite(limit_hu):
+        np.save(part / _LIMIT, limit_hu)
     part.rename(_shard_path(folder, number))
 
 
@@ -212,7 +248,8 @@ def require_shards(folder: Path) -> list[Path]:
 def open_shard(path: Path) -> Slices:
     """One shard, memory-mapped."""
     hu, truth, depth, meta = (np.load(path / f"{name}.npy", mmap_mode="r") for name in _ARRAYS)
-    slices = Slices.known(hu=hu, truth=truth, depth=depth, meta=meta)
+    limit_hu = float(np.load(path / _LIMIT)) if (path / _LIMIT).exists() else np.inf
+    slices = Slices.known(hu=hu, truth=truth, depth=depth, meta=meta, at_most_hu=limit_hu)
     if not (path / "labels.npy").exists():
         return slices
     return replace(slices, **{name: np.load(path / f"{name}.npy") for name in _TOLD})
@@ -224,9 +261,9 @@ def label_areas_mm2(truths: UInt8Array, spacing_mm: float) -> Float32Array:
     return (np.array(areas, np.float32).reshape(-1, UNKNOWN_KIND) * spacing_mm**2).astype(np.float32)
 
 
-def _stored_head(seed: int, number: int) -> Slices:
+def _stored_head(seed: int, number: int, at_most_hu: float) -> Slices:
     head, volume = draw_head(seed)
-    return stored_slices(volume, head, number=number)
+    return stored_slices(volume, head, number=number, at_most_hu=at_most_hu)
 
 
 def _shard_path(folder: Path, number: int) -> Path:

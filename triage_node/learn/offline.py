@@ -48,4 +48,5 @@ def _varied_heads(slices: Slices, config: AugmentConfig, *, seed: int) -> Iterat
             labels=slices.labels[rows],
             masked=slices.masked[rows],
             series=slices.series[rows],
+            at_most_hu=slices.at_most_hu,
         )
