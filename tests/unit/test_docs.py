@@ -15,12 +15,15 @@ from triage_node.domain import NOT_ANALYZED_TEXT
 from triage_node.infer.bundle import load_bundle
 from triage_node.learn.experiment import ImagesConfig, read_config
 from triage_node.learn.losses import ClassWeights, LossWeights
-from triage_node.learn.pool import PoolConfig
+from triage_node.learn.painted import PaintConfig
+from triage_node.learn.pool import KindShares, PoolConfig
 from triage_node.networks import NETWORKS, build_network
 from triage_node.networks.plain_cnn import PlainCnnConfig
 
 EXPERIMENT_KEYS = {
     "pool": [each.name for each in fields(PoolConfig)],
+    "pool.kinds": [each.name for each in fields(KindShares)],
+    "augment.paint": [each.name for each in fields(PaintConfig)],
     "losses": [each.name for each in fields(LossWeights)],
     "losses.class_weights": [each.name for each in fields(ClassWeights)],
     "images": [each.name for each in fields(ImagesConfig)],

@@ -20,11 +20,13 @@ from triage_node.learn.augment import AugmentConfig, augment, to_network
 from triage_node.learn.checkpoint import CHECKPOINT, averaged_network
 from triage_node.learn.curves import CURVES
 from triage_node.learn.dataset import STORED_GRID, open_shard, shard_paths
+from triage_node.learn.dataset import write_shard as write_slices
 from triage_node.learn.experiment import ImagesConfig, TrainConfig, read_config
 from triage_node.learn.losses import LossWeights, losses, total
 from triage_node.learn.offline import vary_shards
+from triage_node.learn.painted import PaintConfig
 from triage_node.learn.picture import PictureConfig, as_pictures
-from triage_node.learn.pool import Drawn, PoolConfig, SlicePool, neighbours
+from triage_node.learn.pool import Drawn, KindShares, PoolConfig, SlicePool, neighbours
 from triage_node.learn.pose import Framing, PoseConfig, Slices, head_framing, posed
 from triage_node.learn.record import read_record
 from triage_node.learn.train import _held_out, train
@@ -126,7 +128,7 @@ def test_neighbours_are_about_5_mm_away_and_never_beyond_10() -> None:
 
 def test_shares_of_a_batch_are_kept(shards: Path) -> None:
     pool = SlicePool(shards, PoolConfig(negative_share=0.75, hard_share=0.0))
-    truth = pool.draw(np.random.default_rng(0), 120).truth[:, 1]
+    truth = pool.draw(np.random.default_rng(1), 120).truth[:, 1]
     assert 0.65 < float((truth == 0).all(dim=(1, 2)).float().mean()) < 0.85
 
 
@@ -505,3 +507,38 @@ def test_missing_shards_are_told_at_the_start_with_what_renders_them(
         with pytest.raises(ConfigError, match=rf"{folder}: holds no shards; scripts/train-default-.*; or set {key} "):
             train(lacking)
     assert not config.run.exists()
+
+
+def test_shards_without_bone_are_for_experiments_without_it(config: TrainConfig, tmp_path: Path) -> None:
+    """To learn from heads without bone and then be shown bone would go unnoticed until a real head comes."""
+    write_shard(tmp_path / "whole", 0)
+    cut = replace(open_shard(tmp_path / "whole" / "shard-00000"), at_most_hu=200.0)
+    write_slices(tmp_path / "cut", 0, [cut])
+    assert open_shard(tmp_path / "cut" / "shard-00000").at_most_hu == 200
+    vary_shards(tmp_path / "cut", tmp_path / "varied", AugmentConfig(), copies=1, seed=1)
+    for folder in ("cut", "varied"):
+        with pytest.raises(ConfigError, match=f"{folder}: bone was cut off at 200 HU .* at_most_hu = 200"):
+            train(replace(config, shards=tmp_path / folder))
+    with pytest.raises(ConfigError, match="cut: bone was cut off"):
+        train(replace(config, validation=tmp_path / "cut"))
+    few = replace(config, shards=tmp_path / "cut", steps=1, images=ImagesConfig(at_most_hu=200.0))
+    assert train(few).step == 1
+
+
+def test_kinds_of_blood_are_drawn_by_their_shares(shards: Path) -> None:
+    """Here only subdural blood is there: a share of 0 for it leaves nothing but slices without blood."""
+    rng = np.random.default_rng(1)
+    wanted = PoolConfig(negative_share=0.0, kinds=KindShares(subdural=0.0))
+    assert 3 not in SlicePool(shards, wanted).draw(rng, 16).places
+    thrice = PoolConfig(negative_share=0.0, kinds=KindShares(epidural=100.0, subdural=0.1))
+    assert set(SlicePool(shards, thrice).draw(rng, 16).places) == {3}
+
+
+def test_painted_blood_makes_no_slice_a_hard_one(config: TrainConfig) -> None:
+    """Head 1 has no blood, all its slices are painted; head 0 bleeds in slice 3, so that of it none is."""
+    lenses = PaintConfig(share=1.0, epidural=1.0, subdural=0.0, subarachnoid=0.0, intraparenchymal=0.0)
+    painting = replace(config.augment, pose=STILL, paint=lenses)
+    train(replace(config, steps=1, batch=16, augment=painting, pool=PoolConfig(negative_share=1.0)))
+    (noted,) = (scores for name, scores in weights(config.run).items() if name.endswith("shard-00000"))
+    assert (noted[:SLICES] > 0).any()
+    assert not noted[SLICES:].any()

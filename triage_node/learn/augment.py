@@ -4,7 +4,7 @@ Pose and general intensity are MONAI's (`pose`, and smoothing and noise here). O
 simulated ones lack. The first aim is the rim: on real heads the cortex lies against the bone and the tail of the bone
 lifts everything by 10 to 20 HU for 5 mm and more (measured), so a network that has only seen a dark gap under the bone
 takes every real rim for subdural blood. Gap, lift and partial volume vary widely here, per slice and along the rim,
-blood mostly spared, labels unchanged. A slice and its neighbours are varied alike.
+of the steep rim blood is mostly spared, labels unchanged. A slice and its neighbours are varied alike.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from triage_node.domain import SUBTYPES
 from triage_node.learn.chance import Chance
+from triage_node.learn.painted import PaintConfig, painted
 from triage_node.learn.picture import PictureConfig, as_pictures
 from triage_node.learn.pool import Drawn
 from triage_node.learn.pose import Framing, PoseConfig, Slices, head_framing, posed
@@ -33,6 +34,8 @@ class AugmentConfig:
 
     pose: PoseConfig = field(default_factory=PoseConfig)
     picture: PictureConfig = field(default_factory=PictureConfig)
+    paint: PaintConfig = field(default_factory=PaintConfig)
+    """Blood on slices without, see learn.painted."""
     picture_share: float = 0.5
     """Share of samples that are shown as 8-bit pictures of unknown window, see learn.picture."""
     lone_share: float = 0.25
@@ -89,8 +92,8 @@ class Views(NamedTuple):
 _USUAL = Appearance()
 _TISSUE_MIDDLE_HU = 32.0
 _RIM_LOST = 0.8
-"""Share of what is added under the bone that blood does not get: with all of it thin subdurals were as white as bone,
-and were not learnt (measured)."""
+"""Share of the steep rim that blood does not get: with all of it thin subdurals were as white as bone. The lift lies on
+all alike: without it subdurals were as grey as the cortex beside them. Neither was learnt (measured)."""
 _BONE_HU = 150.0
 """Below what Appearance.at_most_hu leaves of bone, above soft tissue."""
 _SPOTS = 3
@@ -113,6 +116,7 @@ def augment(
     alone = as_picture | chance.share(config.lone_share).flatten()
     framing = _framing(drawn.hu[:, 1], as_picture, source, config.picture, chance)
     stored = Slices(hu=drawn.hu.clamp(max=appearance.at_most_hu), truth=drawn.truth.float(), depth_mm=drawn.depth_mm)
+    stored = painted(stored, _without_any(drawn), source, config.paint, Chance(seed + 5, len(drawn.hu)))
     groups = [places for places in ((~alone).nonzero()[:, 0], alone.nonzero()[:, 0]) if len(places)]
     parts = []
     for number, places in enumerate(groups, start=1):  # those without neighbours apart: a third of the work
@@ -125,6 +129,12 @@ def augment(
     order = torch.cat(groups).argsort()
     images, truth, depth_mm = (torch.cat(tensors)[order] for tensors in zip(*parts, strict=True))
     return Views(images=images, truth=truth, depth_mm=depth_mm)
+
+
+def _without_any(drawn: Drawn) -> Tensor:
+    """(n,) bool: masks tell that neither the slice nor a neighbour shows blood, and nothing else is told of it."""
+    none = (drawn.truth == 0).all(dim=3).all(dim=2).all(dim=1)
+    return none & drawn.known.masked & drawn.known.labels.isnan().all(dim=1) & drawn.known.chronic.isnan()
 
 
 def varied_alike(slices: Slices, grid: Grid, config: AugmentConfig, seed: int) -> Slices:
@@ -205,7 +215,7 @@ def _varied(slices: Slices, grid: Grid, config: AugmentConfig, chance: Chance) -
     hu = _fill_gap(hu, fillable, depth_mm, grid, config, chance)
     hu = _calcify(hu, depth_mm, blood, grid, config, chance)
     hu = _vary_tissue(hu, config, chance)
-    hu = hu + inside * _tails(depth_mm, grid, config, chance) * (1 - _RIM_LOST * blood)
+    hu = hu + inside * _tails(depth_mm, blood, grid, config, chance)
     return replace(slices, hu=hu + (hu > -200) * config.shade_hu * chance.field(grid.size_px, 5))
 
 
@@ -228,10 +238,11 @@ def _fill_gap(hu: Tensor, where: Tensor, depth_mm: Tensor, grid: Grid, config: A
     return torch.where(where & (depth_mm < reach_mm) & (hu < cortex), cortex, hu)
 
 
-def _tails(depth_mm: Tensor, grid: Grid, config: AugmentConfig, chance: Chance) -> Tensor:
-    """A exp(-depth / tau) twice: the wide lift of beam hardening and the steep rim of partial volume."""
+def _tails(depth_mm: Tensor, blood: Tensor, grid: Grid, config: AugmentConfig, chance: Chance) -> Tensor:
+    """A exp(-depth / tau) twice: the wide lift of beam hardening, and the steep rim of partial volume beside blood."""
     lift = _tail(depth_mm, config.lift_hu, config.lift_tau_mm, config.lift_share, grid, chance)
-    return lift + _tail(depth_mm, config.rim_hu, config.rim_tau_mm, config.rim_share, grid, chance)
+    rim = _tail(depth_mm, config.rim_hu, config.rim_tau_mm, config.rim_share, grid, chance)
+    return lift + rim * (1 - _RIM_LOST * blood)
 
 
 def _tail(

@@ -14,6 +14,10 @@ class Chance:
         self._generator = torch.Generator().manual_seed(seed)
         self.count = count
 
+    def part(self, count: int) -> Chance:
+        """Draws of their own for `count` of the samples."""
+        return Chance(int(torch.randint(2**31, (1,), generator=self._generator)), count)
+
     def uniform(self, low: float, high: float) -> Tensor:
         """Uniform in low..high, one a sample."""
         return low + (high - low) * torch.rand(self.count, 1, 1, 1, generator=self._generator)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from triage_node.domain import CLASSES, SUBTYPES, Float32Array
+from triage_node.domain import CLASSES, SUBTYPES, Float32Array, Float64Array
 from triage_node.errors import ConfigError
 from triage_node.learn.dataset import DEPTH_UNIT_MM, STORED_GRID, label_areas_mm2, open_shard, shard_paths
 from triage_node.transforms import Stack, neighbour_indices
@@ -32,11 +32,24 @@ _KEPT_SCORE: Final = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
+class KindShares:
+    """How often slices with each kind of blood are drawn, beside each other."""
+
+    epidural: float = 1.0
+    intraparenchymal: float = 1.0
+    intraventricular: float = 1.0
+    subarachnoid: float = 1.0
+    subdural: float = 1.0
+    unknown: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class PoolConfig:
     """What a batch is made of."""
 
     negative_share: float = 0.6
-    """Of the slices, without any blood; the others are drawn evenly over the subtypes."""
+    """Of the slices, without any blood; the others are drawn over the kinds of blood by `kinds`."""
+    kinds: KindShares = field(default_factory=KindShares)
     hard_share: float = 0.25
     """Of those without blood, drawn from the hardest."""
     hardest: float = 0.05
@@ -77,7 +90,7 @@ class SlicePool:
 
     def __init__(self, folder: Path, config: PoolConfig, *, key: str = "shards") -> None:
         """ConfigError, naming the `key` of the experiment file, where the folder holds no shards or does not exist."""
-        self._folder, self._config = folder, config
+        self.folder, self._config = folder, config
         self._shards: dict[str, _Shard] = {}
         self.refresh()
         if not len(self):
@@ -91,16 +104,21 @@ class SlicePool:
     def __len__(self) -> int:
         return len(self._rows)
 
+    @property
+    def at_most_hu(self) -> float:
+        """The lowest limit at which bone was cut off when a shard was made; inf where it never was."""
+        return min(shard.at_most_hu for shard in self._shards.values())
+
     def refresh(self) -> None:
         """Look for new shards. The order is that of their names, whenever they came."""
-        for path in shard_paths(self._folder):
+        for path in shard_paths(self.folder):
             if path.name not in self._shards:
                 self._shards[path.name] = _read_shard(path)
         self._shards = dict(sorted(self._shards.items()))
         shards = list(self._shards.values())
         lengths = [len(shard.areas_mm2) for shard in shards]
         self._paths = [shard.path for shard in shards for _ in shard.areas_mm2]
-        joined = [_Shard.empty(self._folder), *shards]
+        joined = [_Shard.empty(self.folder), *shards]
         self._rows = np.concatenate([np.arange(len(shard.scores)) for shard in joined])
         self._neighbours = np.concatenate([shard.neighbours for shard in joined])
         self._chronic = np.concatenate([shard.chronic for shard in joined])
@@ -183,13 +201,19 @@ class SlicePool:
         return self._negative[np.argpartition(-scores, count - 1)[:count]]
 
     def _choose(self, rng: np.random.Generator, hardest: NDArray[np.int64]) -> int:
-        present = [group for group in self._positive if len(group)]
+        shares = self._shares()
         negative = rng.random() < self._config.negative_share and len(self._negative) > 0
-        if negative or not present:
+        if negative or not shares.any():
             group = hardest if rng.random() < self._config.hard_share else self._negative
         else:
-            group = present[rng.integers(len(present))]
+            group = self._positive[rng.choice(len(shares), p=shares / shares.sum())]
         return int(rng.choice(group))
+
+    def _shares(self) -> Float64Array:
+        """(kinds,): of those that there are."""
+        kinds = self._config.kinds
+        wanted = [getattr(kinds, name) for name in SUBTYPES] + [kinds.unknown]
+        return np.array([share * bool(len(group)) for share, group in zip(wanted, self._positive, strict=True)])
 
     def _read(self, place: int) -> tuple[NDArray[np.int16], NDArray[np.uint8], NDArray[np.uint8]]:
         """Opened and closed for every slice: hundreds of shards at once are more files than a process may open."""
@@ -246,6 +270,7 @@ class _Shard:
     masked: NDArray[np.bool_]
     chronic: Float32Array
     scores: Float32Array
+    at_most_hu: float = np.inf
 
     @classmethod
     def empty(cls, path: Path) -> _Shard:
@@ -277,4 +302,5 @@ def _read_shard(path: Path) -> _Shard:
         masked=slices.masked,
         chronic=chronic,
         scores=np.zeros(len(heads), np.float32),
+        at_most_hu=slices.at_most_hu,
     )

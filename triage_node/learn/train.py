@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from triage_node.errors import ConfigError, TrainingError, UsageError
-from triage_node.learn.augment import Views, augment
+from triage_node.learn.augment import AugmentConfig, Views, augment
 from triage_node.learn.checkpoint import (
     BEST,
     CHECKPOINT,
@@ -36,6 +36,7 @@ from triage_node.learn.curves import CURVES, draw_curves
 from triage_node.learn.dataset import STORED_GRID
 from triage_node.learn.experiment import TrainConfig
 from triage_node.learn.losses import AnyLogits, accuracy, blood_seen, losses, total
+from triage_node.learn.painted import PaintConfig
 from triage_node.learn.pool import Drawn, Known, SlicePool
 from triage_node.learn.record import Record, mean_of
 from triage_node.networks import choose_device, choose_dtype, network_of
@@ -91,6 +92,8 @@ class _Run:
         self._pool = SlicePool(config.shards, config.pool)
         self._held_out = _held_out(config)
         _require_both(self._pool, config)
+        for pool in (self._pool, self._held_out):
+            _require_bone(pool, config)
         config.run.mkdir(parents=True, exist_ok=True)
         self.state = _fresh_state(config, self._device)
         if (config.run / CHECKPOINT).exists():
@@ -119,13 +122,14 @@ class _Run:
         rng = np.random.default_rng((config.seed, step))
         grid = config.grid_at(step)
         drawn = self._pool.draw(rng, config.batch)
-        views = self._views(drawn, grid, seed=int(rng.integers(2**31)))
+        views = self._views(drawn, grid, config.augment, seed=int(rng.integers(2**31)))
         logits, views = self._forward(self.state.network.train(), views)
         parts = losses(logits, views, self._known(drawn.known), grid, config.losses)
         whole = total(parts, config.losses)
         _check_finite(float(whole.detach()), step)
         self._descend(whole)
-        self._pool.note(drawn.places, blood_seen(logits).cpu().numpy())
+        blank = ~(views.truth > 0).flatten(1).any(dim=1).cpu().numpy()  # but for painted blood, too
+        self._pool.note(drawn.places[blank], blood_seen(logits).cpu().numpy()[blank])
         self._record.note(_told(whole, parts, accuracy(logits, views, self._known(drawn.known), grid)))
         self.state.step += 1
         self._after_step()
@@ -154,8 +158,8 @@ class _Run:
             self.keep()
             self._pool.refresh()
 
-    def _views(self, drawn: Drawn, grid: Grid, seed: int) -> Views:
-        return augment(drawn, STORED_GRID, grid, self._config.augment, seed, self._config.images.appearance)
+    def _views(self, drawn: Drawn, grid: Grid, config: AugmentConfig, seed: int) -> Views:
+        return augment(drawn, STORED_GRID, grid, config, seed, self._config.images.appearance)
 
     def _known(self, known: Known) -> Known:
         return Known(*(each.to(self._device) for each in known))
@@ -185,9 +189,10 @@ class _Run:
         """The averaged network on the same varied slices every time; the best on the fine grid is kept."""
         config, grid = self._config, self._config.grid_at(self.state.step)
         network, told = self.state.averaged.eval(), []
+        unpainted = replace(config.augment, paint=PaintConfig())
         for number in range(config.validation_batches):
             drawn = held_out.draw(np.random.default_rng((_VALIDATION_SEED, number)), config.batch)
-            views = self._views(drawn, grid, seed=number)
+            views = self._views(drawn, grid, unpainted, seed=number)
             logits, views = self._forward(network, views)
             parts = losses(logits, views, self._known(drawn.known), grid, config.losses)
             share = accuracy(logits, views, self._known(drawn.known), grid)
@@ -248,6 +253,15 @@ def _held_out(config: TrainConfig) -> SlicePool | None:
     if config.validation is None:
         return None
     return SlicePool(config.validation, replace(config.pool, hard_share=0.0, bag=0), key="validation")
+
+
+def _require_bone(pool: SlicePool | None, config: TrainConfig) -> None:
+    if pool is not None and config.images.at_most_hu > pool.at_most_hu:
+        limit_hu = f"{pool.at_most_hu:g}"
+        raise ConfigError(
+            f"{pool.folder}: bone was cut off at {limit_hu} HU when these shards were made, and the node must, too; "
+            f"set [images] at_most_hu = {limit_hu}, or use other shards"
+        )
 
 
 def _require_both(pool: SlicePool, config: TrainConfig) -> None:
