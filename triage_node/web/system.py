@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from importlib.metadata import version
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, HTTPException, Request, Response
+from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.encoders import jsonable_encoder
 from fastapi.responses import JSONResponse, RedirectResponse
 
@@ -38,7 +38,7 @@ Ours = Annotated[Visitor, Depends(our_form)]
 
 
 @router.get("/system")
-def system_page(request: Request, who: In, again: int | None = None) -> Response:
+def system_page(request: Request, who: In, again: Annotated[int | None, Query(ge=0)] = None) -> Response:
     """The page; `again` dead letters were sent again just now."""
     return page(request, "system.html", who, again=again, ago=words.ago, **_content(site_of(request)))
 
