@@ -44,7 +44,7 @@ from triage_node.domain import ReceivedObject
 from triage_node.errors import ConfigError, DeliveryError, RejectedObject
 from triage_node.peers import STORAGE_COMMITMENT, OutgoingObject, Peer, StoreResult, echo, store
 from triage_node.receive import TRANSFER_SYNTAXES, Listener
-from triage_node.receive.callers import printable
+from triage_node.receive.callers import Caller, Refusal, printable
 from triage_node.receive.hardening import GuardedConnection, HardenedServer, Limits
 from triage_node.receive.syntaxes import COMPRESSED
 from triage_node.spool import Spool
@@ -272,6 +272,27 @@ def test_a_check_that_fails_rejects() -> None:
             echo(Peer(ae_title="TRIAGE", host="127.0.0.1", port=port), calling_ae="CT1", timeout_s=WAIT_S)
     finally:
         listener.stop()
+
+
+def test_a_refused_caller_is_told_of_and_stays_out_even_where_nobody_can_be_told() -> None:
+    told: queue.Queue[tuple[str, str]] = queue.Queue()
+
+    def broken(caller: Caller, refusal: Refusal) -> None:
+        told.put((caller.calling_ae, refusal.advice))
+        raise ValueError
+
+    listener = Listener(config=config(), admit=lambda _: 0, released=lambda _: None, refused=broken)
+    peer = Peer(ae_title="TRIAGE", host="127.0.0.1", port=listener.start())
+    try:
+        with pytest.raises(DeliveryError, match="rejected"):
+            echo(peer, calling_ae="STRANGER", timeout_s=WAIT_S)
+        echo(peer, calling_ae="CT1", timeout_s=WAIT_S)
+    finally:
+        listener.stop()
+    calling_ae, advice = told.get(timeout=WAIT_S)
+    assert calling_ae == "STRANGER"
+    assert '[[source]] ae_title = "STRANGER"' in advice
+    assert told.empty()
 
 
 # ---------------------------------------------------------------- private SOP classes

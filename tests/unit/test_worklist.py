@@ -164,7 +164,9 @@ def test_what_readers_say_sums_up_by_class_and_the_last_word_counts(database: Da
         words = {"user": "ann", "finding": "any", "said": said, "comment": "", "now": clock()}
         opinions.say(database, number, row.revision_id, present=not present, **words)  # type: ignore[arg-type]
         opinions.say(database, number, row.revision_id, present=present, **words)  # type: ignore[arg-type]
-    assert opinions.agreement(database) == {"any": {"both": 2, "only_node": 1, "only_reader": 1, "neither": 0}}
+    told = opinions.agreement(database)
+    assert told.classes == {"any": {"both": 2, "only_node": 1, "only_reader": 1, "neither": 0}}
+    assert (told.studies, told.bundles) == (4, ["test 1"])
     assert len(opinions.of_study(database, 1)) == 2
 
 

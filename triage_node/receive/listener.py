@@ -46,6 +46,7 @@ class Listener:
         admit: Callable[[ReceivedObject], int],
         released: Callable[[str], None],
         reported: Callable[[CommitmentReport, Sequence[str]], bool] = lambda *_: False,
+        refused: Callable[[Caller, Refusal], None] = lambda *_: None,
         may_receive: Callable[[], bool] = lambda: True,
     ) -> None:
         """The callbacks are called from the threads of the associations, several at a time.
@@ -54,14 +55,15 @@ class Listener:
         status is answered), OSError (0xA700) or anything else (0xC211). The bytes it gets are the receive buffer:
         they must not be kept beyond the call. `released` is called once, with the id of the association, when an
         association that stored something has ended, however it ended. `reported` notes a storage commitment report
-        that came from one of the named destinations, and says whether its transaction is known. While `may_receive()`
-        is False (disk below its watermark, database down) associations that would store are rejected as transient and
-        objects answered 0xA700.
+        that came from one of the named destinations, and says whether its transaction is known. `refused` is told who
+        was refused and why; it must not wait. While `may_receive()` is False (disk below its watermark, database
+        down) associations that would store are rejected as transient and objects answered 0xA700.
         """
         self._config = config
         self._admit = admit
         self._released = released
         self._reported = reported
+        self._refused = refused
         self._may_receive = may_receive
         self._server: HardenedServer | None = None
         self._thread: threading.Thread | None = None
@@ -152,7 +154,9 @@ class Listener:
             refusal = self._refusal(caller, event.assoc)
         finally:
             if refusal:
-                _reject(event.assoc, caller, refusal)
+                _log_refusal("association refused", caller, refusal)
+                _reject(event.assoc, refusal)
+                self._refused(caller, refusal)
 
     def _refusal(self, caller: Caller, association: Association) -> Refusal | None:
         rights = rights_of(caller, self._config)
@@ -163,6 +167,7 @@ class Listener:
         association.acceptor.supported_contexts = supported_contexts(rights)
         if rights.why_not_store and _proposes_storage(association):
             _log_refusal("storage refused, storage commitment reports admitted", caller, rights.why_not_store)
+            self._refused(caller, rights.why_not_store)
         with self._lock:
             if len(self._visits) >= self._config.node.max_associations:
                 return _TOO_MANY
@@ -261,8 +266,7 @@ def _log_refusal(name: str, caller: Caller, refusal: Refusal) -> None:
     )
 
 
-def _reject(association: Association, caller: Caller, refusal: Refusal) -> None:
-    _log_refusal("association refused", caller, refusal)
+def _reject(association: Association, refusal: Refusal) -> None:
     association.acse.send_reject(*refusal.code)
     association.is_rejected = True
     association.kill()  # waits until the rejection is sent

@@ -11,6 +11,8 @@ commitments whether destinations keep what they were sent
 worklist    the studies in reading order
 opinions    what readers do with a study and say of its result
 access      sessions of people, one-time links, who looked at what
+refusals    who was refused lately
+system      what the administrator's page shows
 receipts    the ledger as people read it
 retention   what may be removed from the disk
 board       what `status`, the page and `check` show; roles and leases

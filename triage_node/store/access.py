@@ -13,6 +13,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from triage_node.config import ROLES
 from triage_node.store.database import Database
 from triage_node.store.schema import audit, entry_link, search, session
 
@@ -30,6 +31,10 @@ class Visitor:
     role: str
     csrf: str
     """What a form must bring back."""
+
+    def may(self, role: str) -> bool:
+        """Whether what this role may do is open to them."""
+        return ROLES.index(self.role) >= ROLES.index(role)
 
 
 def make_link(database: Database, *, now: datetime) -> str:

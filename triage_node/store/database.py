@@ -14,11 +14,14 @@ from alembic import command
 from alembic.config import Config as AlembicConfig
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy.dialects import postgresql, sqlite
 
 from triage_node.errors import ConfigError
 
 BUSY_TIMEOUT_MS = 10_000
 """How long a transaction waits for another process's; ours last milliseconds."""
+
+Insert = sqlite.Insert | postgresql.Insert
 
 
 class Database:
@@ -83,6 +86,11 @@ def open_database(url: str) -> Database:
             f"the database cannot be used ({type(error).__name__}: {str(why)[:200]}); check its URL, rights and driver"
         ) from None
     return database
+
+
+def insert_into(dialect_name: str, table: sa.Table) -> Insert:
+    """An INSERT that may say what to do where the row is there already."""
+    return sqlite.insert(table) if dialect_name == "sqlite" else postgresql.insert(table)
 
 
 def _alembic_config() -> AlembicConfig:

@@ -87,23 +87,45 @@ def escalate(database: Database, *, before: datetime, now: datetime) -> Sequence
     return [each.series_uid for each in found]
 
 
-def agreement(database: Database) -> dict[str, dict[str, int]]:
-    """By class the number of studies as readers and the node saw them: both, only_reader, only_node, neither.
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """Studies as readers and the node saw them."""
 
-    Of each study and class the last word counts. It is of the studies that readers spoke about, no random sample.
+    classes: dict[str, dict[str, int]]
+    """By class the number of studies: both say it is there, only_reader, only_node, neither."""
+    studies: int
+    """That somebody gave an opinion on."""
+    bundles: Sequence[str]
+    """Name and version of those whose results are judged."""
+
+
+def agreement(database: Database, *, since: datetime | None = None) -> Agreement:
+    """Of the opinions since a moment, or of all. They are of the studies that readers spoke about, no random sample.
+
+    Of each study and class the last word counts.
     """
     newer = opinion.alias()
     last = ~sa.exists().where(
         newer.c.study_id == opinion.c.study_id, newer.c.finding == opinion.c.finding, newer.c.id > opinion.c.id
     )
-    query = (
-        sa.select(opinion.c.finding, opinion.c.present, opinion.c.said, sa.func.count())
-        .where(last, opinion.c.said.is_not(None))
-        .group_by(opinion.c.finding, opinion.c.present, opinion.c.said)
+    judged = sa.and_(last, opinion.c.said.is_not(None), *([opinion.c.at >= since] if since else []))
+    saying = (opinion.c.finding, opinion.c.present, opinion.c.said)
+    counting = sa.select(*saying, sa.func.count()).where(judged).group_by(*saying)
+    made_by = revision.c.result["bundle"]
+    bundles = (
+        sa.select(made_by["name"].as_string(), made_by["version"].as_string())
+        .join(opinion, opinion.c.revision_id == revision.c.id)
+        .where(judged)
+        .distinct()
     )
+    studies = sa.select(sa.func.count(opinion.c.study_id.distinct())).where(judged)
     names = {(True, True): "both", (True, False): "only_reader", (False, True): "only_node", (False, False): "neither"}
     found: dict[str, dict[str, int]] = {}
     with database.reading() as connection:
-        for finding, present, said, count in connection.execute(query):
+        for finding, present, said, count in connection.execute(counting):
             found.setdefault(finding, dict.fromkeys(names.values(), 0))[names[present, said]] = count
-    return found
+        return Agreement(
+            classes=found,
+            studies=connection.execute(studies).scalar_one(),
+            bundles=sorted(f"{name} {version}" for name, version in connection.execute(bundles)),
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -58,6 +58,7 @@ def claim_parcels(
         "token": token,
         "lease_until": now + timedelta(seconds=lease_s),
         "attempts": outbox.c.attempts + 1,
+        "tried_at": now,
     }
     columns = ("sop_uid", "sop_class_uid", "transfer_syntax_uid", "kind", "path")
     query = (
@@ -110,11 +111,15 @@ def mark_dead(database: Database, parcel: Parcel, *, status: int | None, error: 
         _finish(connection, parcel, OutboxState.DEAD, status=status, error=error[:400])
 
 
-def retry_dead(database: Database, *, destination: str | None, now: datetime) -> int:
-    """DEAD -> PENDING, all of them or those of one destination; returns how many."""
+def retry_dead(
+    database: Database, *, destination: str | None = None, ids: Collection[int] | None = None, now: datetime
+) -> int:
+    """DEAD -> PENDING, all of them, those of one destination or those of these ids; returns how many."""
     dead = outbox.c.state == OutboxState.DEAD.value
     if destination is not None:
         dead = sa.and_(dead, outbox.c.destination == destination)
+    if ids is not None:
+        dead = sa.and_(dead, outbox.c.id.in_(ids))
     with database.transaction() as connection:
         touched = connection.execute(sa.select(outbox.c.revision_id).where(dead).distinct()).scalars().all()
         values = {"state": OutboxState.PENDING.value, "attempts": 0, "commitment_asks": 0, "not_before": now}

@@ -99,6 +99,7 @@ revision = sa.Table(
     sa.Column("delivered_at", Moment),
     sa.UniqueConstraint("series_uid", "revision"),
     sa.Index("revision_by_state", "state", "ready_at"),
+    sa.Index("revision_reported", "reported_at", "outcome"),
     sa.Index(
         "one_open_revision_per_series",
         "series_uid",
@@ -137,12 +138,21 @@ outbox = sa.Table(
     sa.Column("lease_until", Moment),
     sa.Column("status", sa.Integer),  # DIMSE status of the last try
     sa.Column("error", sa.String(400)),
+    sa.Column("tried_at", Moment),  # the last try began
     sa.Column("sent_at", Moment),
     sa.Column("commitment", sa.String(64)),  # the transaction that asks for it now
     sa.Column("commitment_due", Moment),  # ask (again) from then on; null where SENT is the end
     sa.Column("commitment_asks", sa.Integer, nullable=False, default=0, server_default="0"),
     sa.UniqueConstraint("sop_uid", "destination"),
     sa.Index("outbox_due", "destination", "state", "not_before"),
+    sa.Index("outbox_sent", "destination", "sent_at"),
+    sa.Index(
+        "outbox_faults",
+        "destination",
+        "tried_at",
+        sqlite_where=sa.text("error IS NOT NULL"),
+        postgresql_where=sa.text("error IS NOT NULL"),
+    ),
     sa.Index(
         "outbox_uncommitted",
         "destination",
@@ -189,6 +199,21 @@ lease = sa.Table(
     sa.Column("name", sa.String(32), primary_key=True),
     sa.Column("token", sa.String(64), nullable=False),
     sa.Column("until", Moment, nullable=False),
+)
+
+refusal = sa.Table(
+    "refusal",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("calling_ae", sa.String(16), nullable=False),
+    sa.Column("called_ae", sa.String(16), nullable=False),
+    sa.Column("address", sa.String(64), nullable=False),
+    sa.Column("reason", sa.String(128), nullable=False),
+    sa.Column("advice", sa.String(1000), nullable=False),  # the line of the configuration that would admit the caller
+    sa.Column("count", sa.Integer, nullable=False),
+    sa.Column("first_at", Moment, nullable=False),
+    sa.Column("last_at", Moment, nullable=False, index=True),
+    sa.UniqueConstraint("calling_ae", "called_ae", "address", "reason"),
 )
 
 study = sa.Table(

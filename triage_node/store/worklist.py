@@ -114,14 +114,17 @@ def row(database: Database, study_id: int) -> Row | None:
         return next(iter(_rows(connection, connection.execute(_columns().where(study.c.id == study_id)).all())), None)
 
 
-def counts(database: Database, since: datetime | None) -> dict[str, int]:
-    """Number of unread studies by what is shown of them: STAT, HIGH, ROUTINE, NOT_ANALYZED, FAILED, OPEN."""
+def counts(database: Database, since: datetime | None, *, read: bool = False) -> dict[str, int]:
+    """Number of studies by what is shown of them: STAT, HIGH, ROUTINE, NOT_ANALYZED, FAILED, OPEN.
+
+    Of the unread ones, or of all with `read`.
+    """
     shown = sa.case(
         (study.c.outcome.is_(None), "OPEN"),
         (study.c.outcome != Outcome.ANALYZED.value, study.c.outcome),
         else_=study.c.priority,
     )
-    query = sa.select(shown, sa.func.count()).where(*_conditions(Wanted(since=since))).group_by(shown)
+    query = sa.select(shown, sa.func.count()).where(*_conditions(Wanted(since=since, read=read))).group_by(shown)
     with database.reading() as connection:
         return {str(name): count for name, count in connection.execute(query)}
 

@@ -4,6 +4,8 @@
     app         the routes put together; errors; what every answer carries
     access      who may come in: one-time link or password, sessions, roles, forms that are ours
     worklist    what to read first, live
+    figures     what readers said against what the node said
+    system      what the administrator looks at
     words       what a row says, in plain words
 
 Server-rendered; every page has a JSON twin. No torch, no DICOM networking: what is to be analysed is the worker's.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from threading import Lock
@@ -47,6 +48,16 @@ def our_form(who: Annotated[Visitor, Depends(visitor)], csrf: Annotated[str, For
     if not secrets.compare_digest(csrf.encode(), who.csrf.encode()):
         raise HTTPException(403, "this form is not of your session; load the page again")
     return who
+
+
+def at_least(role: str) -> Callable[[Visitor], None]:
+    """A dependency of what only some may open: who has this role, or one that may do more."""
+
+    def check(who: Annotated[Visitor, Depends(visitor)]) -> None:
+        if not who.may(role):
+            raise HTTPException(403, f"this page is for the role {role}; yours is {who.role}")
+
+    return check
 
 
 def note(request: Request, who: Visitor, action: str, study_id: int | None = None) -> None:

@@ -37,4 +37,4 @@ def page(request: Request, template: str, visitor: Visitor | None, *, code: int 
 
 def wants_json(request: Request) -> bool:
     """Whether the caller is a program: a JSON twin, a stream, or data for a page's script."""
-    return request.url.path.endswith((".json", "/events", "/rows"))
+    return request.url.path.endswith((".json", "/events", "/rows", "/parts"))

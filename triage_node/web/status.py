@@ -1,16 +1,15 @@
-"""Whether the node runs: for monitoring, without login and without identity; and its whole status for who is in."""
+"""Whether the node runs: for monitoring, without login and without identity; and its whole status for an admin."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 
 from triage_node.domain import DISCLAIMER
 from triage_node.store import board
-from triage_node.store.access import Visitor
-from triage_node.web.access import visitor
+from triage_node.web.access import at_least
 from triage_node.web.pages import site_of
 
 NEEDED: Final = frozenset({"listen", "work", "deliver"})
@@ -26,8 +25,8 @@ def health(request: Request) -> JSONResponse:
     return JSONResponse({"roles": kinds}, status_code=200 if set(kinds) >= NEEDED else 503)
 
 
-@router.get("/status.json")
-def status(request: Request, _who: Annotated[Visitor, Depends(visitor)]) -> dict[str, Any]:
+@router.get("/status.json", dependencies=[Depends(at_least("admin"))])
+def status(request: Request) -> dict[str, Any]:
     """What `triage-node status --json` says."""
     site = site_of(request)
     return {"disclaimer": DISCLAIMER, **board.status(site.database, now=site.clock())}

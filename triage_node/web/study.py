@@ -156,7 +156,7 @@ def _findings(row: Row, said: list[opinions.Opinion]) -> list[dict[str, Any]]:
         lines.append(
             {
                 "name": name,
-                "title": "Any hemorrhage" if name == "any" else name.capitalize(),
+                "title": words.class_title(name),
                 "label": SUBTYPES.index(name) + 1 if name in SUBTYPES else 0,
                 "suspected": bool(_said(row, name)),
                 "probability": probability,

@@ -62,6 +62,11 @@ def delivery(row: Row) -> list[dict[str, str]]:
     return [_delivered(one) for one in row.deliveries]
 
 
+def class_title(name: str) -> str:
+    """A class of CLASSES as a line begins with it."""
+    return "Any hemorrhage" if name == "any" else name.capitalize()
+
+
 def patient_name(patient: Patient) -> str:
     """FAMILY^GIVEN^MIDDLE as people write it: FAMILY, GIVEN MIDDLE; other writings of the name behind it."""
     groups = (patient.patient_name or "").split("=")
