@@ -77,8 +77,10 @@ def not_analyzed(reason: str) -> Report:
 
 
 def failed() -> Report:
-    """The report of a series whose analysis failed."""
-    return _report(Outcome.FAILED, Priority.NONE, "ANALYSIS_FAILED", "the analysis failed (ValueError)", {})
+    """The report of a series whose analysis failed, and no notice of it could be made either."""
+    detail = "the analysis failed (ValueError)"
+    result = {"outcome": "FAILED", "reason": "ANALYSIS_FAILED", "detail": detail}
+    return _report(Outcome.FAILED, Priority.NONE, "ANALYSIS_FAILED", detail, result)
 
 
 def _report(outcome: Outcome, priority: Priority, reason: str | None, detail: str, result: Mapping[str, Any]) -> Report:

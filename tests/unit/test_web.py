@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -204,7 +205,8 @@ def test_rows_say_in_plain_words_what_was_found_or_why_nothing_is_known(
         end(site.database, clock, arrive(site.database, clock, study), report)
     arrive(site.database, clock, "6", images=12)
     clock.advance(3700)
-    told = come_in().get("/worklist.json").json()
+    client = come_in()
+    told = client.get("/worklist.json").json()
     assert told["disclaimer"] == "Research software. Not for primary diagnosis."
     assert [(each["flag"], each["finding"], each["late"]) for each in told["studies"]] == [
         ("STAT", "Subdural, 23 mL, left", True),
@@ -216,6 +218,8 @@ def test_rows_say_in_plain_words_what_was_found_or_why_nothing_is_known(
     ]
     assert told["studies"][0]["ago"] == "1 h 01 min"
     assert told["studies"][0]["confidence"] == "0.97"
+    for each in told["studies"]:
+        assert escape(each["finding"]) in client.get(f"/study/{each['id']}").text, "each has its page"
 
 
 def test_a_row_that_has_a_result_says_that_new_images_came(site: Site, clock: Clock, come_in: Open) -> None:
