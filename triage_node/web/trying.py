@@ -247,17 +247,24 @@ def _said(site: Site, trial: Trial) -> str:
 
 def _series(number: int, result: dict[str, Any]) -> dict[str, Any]:
     """One series of a result, or the picture."""
-    outcome, priority = result["outcome"], result["priority"]
-    detail = (outcome, result["reason"], result["detail"], priority, result)
+    outcome, priority, detail = result["outcome"], result["priority"], result["detail"]
+    analyzed = outcome == Outcome.ANALYZED
+    is_picture = analyzed and priority == Priority.NONE
     return {
         "number": number,
         "priority": priority,
-        "flag": priority if outcome == Outcome.ANALYZED else outcome,
-        "finding": words.ended(*detail),
-        "detail": result["detail"] if outcome == Outcome.NOT_ANALYZED else "",
+        "flag": priority if analyzed else outcome,
+        "finding": _sentence(detail)
+        if is_picture
+        else words.ended(outcome, result["reason"], detail, priority, result),
+        "detail": detail if outcome == Outcome.NOT_ANALYZED else "",
         "images": len(result["slices"]),
         "warnings": result["warnings"],
     }
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _most_urgent(shown: list[dict[str, Any]]) -> int:

@@ -234,7 +234,8 @@ def _kind(found: Counter[_Content]) -> TrialKind:
         raise Refused(415, f"These are {found[_Content.PICTURE]} pictures. Give one at a time, or the DICOM images.")
     if not found:
         raise Refused(415, "There is no file in it.")
-    raise Refused(415, f"None of the {found.total()} file(s) is a DICOM CT image, a PNG or a JPEG.")
+    which = "The file is no" if found.total() == 1 else f"None of the {found.total()} files is a"
+    raise Refused(415, f"{which} DICOM CT image, PNG or JPEG.")
 
 
 def _content(path: Path) -> _Content:
