@@ -26,12 +26,6 @@ from triage_node.web.upload import Allowance, Form, Kept, Refused, keep_usable
 DRAINED_BYTES: Final = 16_000_000
 """So much of a refused form is still read, and forgotten: a browser that is cut off while it sends shows no answer."""
 _URGENCY: Final = (Priority.STAT, Priority.HIGH, Priority.ROUTINE, Priority.NONE)
-_STATES: Final = {
-    TrialState.WAITING: "waiting",
-    TrialState.RUNNING: "running",
-    TrialState.DONE: "done",
-    TrialState.FAILED: "failed",
-}
 
 router = APIRouter()
 
@@ -225,7 +219,7 @@ def _progress(site: Site, trial: Trial) -> dict[str, Any]:
 
 def _what(trial: Trial) -> str:
     """Such as: 32 CT images, 17 MB (3 other files passed over)."""
-    megabytes = f"{max(trial.size_bytes / 1e6, 0.1):.{0 if trial.size_bytes >= 1e6 else 1}f} MB"
+    megabytes = f"{trial.size_bytes / 1e6:.0f} MB" if trial.size_bytes >= 1e6 else "less than 1 MB"
     images = "1 CT image" if trial.files == 1 else f"{trial.files} CT images"
     what = f"{'One picture' if trial.kind is TrialKind.PICTURE else images}, {megabytes}"
     if not trial.passed_over:
@@ -240,31 +234,26 @@ def _said(site: Site, trial: Trial) -> str:
     if trial.state is TrialState.WAITING:
         ahead = trials.ahead(site.database, trial)
         return f"waiting behind {ahead} other{'' if ahead == 1 else 's'}" if ahead else "waiting for a worker"
-    if trial.state is TrialState.RUNNING:
-        return trial.stage or _STATES[trial.state]
-    return trial.detail or _STATES[trial.state]
+    return trial.stage or trial.detail or trial.state.lower()
 
 
 def _series(number: int, result: dict[str, Any]) -> dict[str, Any]:
     """One series of a result, or the picture."""
     outcome, priority, detail = result["outcome"], result["priority"], result["detail"]
     analyzed = outcome == Outcome.ANALYZED
-    is_picture = analyzed and priority == Priority.NONE
+    if analyzed and priority == Priority.NONE:  # a picture: no rule, no volume, no side
+        finding = f"{detail[:1].upper()}{detail[1:]}"
+    else:
+        finding = words.ended(outcome, result["reason"], detail, priority, result)
     return {
         "number": number,
         "priority": priority,
         "flag": priority if analyzed else outcome,
-        "finding": _sentence(detail)
-        if is_picture
-        else words.ended(outcome, result["reason"], detail, priority, result),
+        "finding": finding,
         "detail": detail if outcome == Outcome.NOT_ANALYZED else "",
         "images": len(result["slices"]),
         "warnings": result["warnings"],
     }
-
-
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _most_urgent(shown: list[dict[str, Any]]) -> int:

@@ -11,7 +11,6 @@ async function ask() {
     if (!answer.ok) throw new Error(answer.status);
     const told = await answer.json();
     if (told.ended) return location.reload();
-    document.getElementById("state").textContent = told.state.toLowerCase();
     document.getElementById("said").textContent = told.said;
     document.getElementById("elapsed").textContent = told.elapsed || told.ago;
     document.title = `Trying (${told.said})`;
