@@ -73,7 +73,7 @@ def trail(site: Site) -> list[tuple[str, str, int | None]]:
 # ---------------------------------------------------------------- who comes in
 
 
-@pytest.mark.parametrize("path", ["/", "/worklist.json", "/worklist/rows", "/events", "/study/1", "/status.json"])
+@pytest.mark.parametrize("path", ["/", "/worklist.json", "/worklist/rows", "/events", "/study/1", "/status.json", "/try", f"/try/{'0' * 32}"])
 def test_nobody_sees_anything_without_a_session(site: Site, path: str) -> None:
     client = TestClient(create_app(site), follow_redirects=False)
     answer = client.get(path)
@@ -213,6 +213,16 @@ def test_rows_say_in_plain_words_what_was_found_or_why_nothing_is_known(
     ]
     assert told["studies"][0]["ago"] == "1 h 01 min"
     assert told["studies"][0]["confidence"] == "0.97"
+
+
+def test_what_is_suspected_without_a_subtype_says_so_whatever_its_priority(
+    site: Site, clock: Clock, come_in: Open
+) -> None:
+    report = found(Priority.ROUTINE)
+    unsure = {**report.result, "probabilities": {**report.result["probabilities"], "any": 0.6}}
+    end(site.database, clock, arrive(site.database, clock, "1"), replace(report, result=unsure))
+    (told,) = come_in().get("/worklist.json").json()["studies"]
+    assert told["finding"].startswith("Hemorrhage suspected")
 
 
 def test_a_row_that_has_a_result_says_that_new_images_came(site: Site, clock: Clock, come_in: Open) -> None:

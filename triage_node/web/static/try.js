@@ -51,6 +51,7 @@ function send(files) {
 }
 
 async function filesIn(entry) {
+  if (entry instanceof File) return [entry];
   if (entry.isFile) return [await new Promise((found, failed) => entry.file(found, failed))];
   const reader = entry.createReader();
   const files = [];
@@ -70,7 +71,9 @@ for (const name of ["dragenter", "dragover"])
 for (const name of ["dragleave", "drop"]) drop.addEventListener(name, () => drop.classList.remove("over"));
 drop.addEventListener("drop", async (event) => {
   event.preventDefault();
-  const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry()).filter(Boolean);
+  if (form.querySelector("button").disabled) return; // it sends
+  const dropped = [...event.dataTransfer.items].filter((item) => item.kind === "file");
+  const entries = dropped.map((item) => item.webkitGetAsEntry() ?? item.getAsFile()); // now: they are gone after this turn
   try {
     send((await Promise.all(entries.map(filesIn))).flat());
   } catch {
