@@ -73,7 +73,9 @@ def trail(site: Site) -> list[tuple[str, str, int | None]]:
 # ---------------------------------------------------------------- who comes in
 
 
-@pytest.mark.parametrize("path", ["/", "/worklist.json", "/worklist/rows", "/events", "/study/1", "/status.json", "/try", f"/try/{'0' * 32}"])
+@pytest.mark.parametrize(
+    "path", ["/", "/worklist.json", "/worklist/rows", "/events", "/study/1", "/status.json", "/try", f"/try/{'0' * 32}"]
+)
 def test_nobody_sees_anything_without_a_session(site: Site, path: str) -> None:
     client = TestClient(create_app(site), follow_redirects=False)
     answer = client.get(path)

@@ -4,6 +4,9 @@
     app         the routes put together; errors; what every answer carries
     access      who may come in: one-time link or password, sessions, roles, forms that are ours
     worklist    what to read first, live
+    study       one study: its slices, its findings, what people say of it
+    trying      a series or a picture that somebody brings; upload: what is sent, counted as it comes
+    results     a result.json and its pictures as pages show them
     words       what a row says, in plain words
 
 Server-rendered; every page has a JSON twin. No torch, no DICOM networking: what is to be analysed is the worker's.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import timedelta
 from typing import Annotated, Any, Final
 
@@ -137,7 +138,7 @@ def remove(request: Request, trial: Asked, who: Ours) -> Response:
 async def _take(request: Request, who: Visitor, chunks: AsyncIterator[bytes]) -> str:
     """Read the form to its end and let a worker have it; returns the id. Nothing is left of what is refused."""
     site, trial_id = site_of(request), secrets.token_hex(16)
-    await run_in_threadpool(_require_turn, site, who)
+    _require_turn(await run_in_threadpool(trials.may_add, site.database, who.user))
     folder = site.spool.trial_folder(trial_id)
     form = Form(request.headers.get("content-type", ""), folder, csrf=who.csrf, allowance=_allowance(site))
     added = False
@@ -147,6 +148,7 @@ async def _take(request: Request, who: Visitor, chunks: AsyncIterator[bytes]) ->
         await run_in_threadpool(form.end)
         kept = await run_in_threadpool(_keep, site, form, trial_id)
         added = await run_in_threadpool(_add, request, who, trial_id, kept)
+        _require_turn(added)
     finally:
         form.close()
         if not added:
@@ -154,8 +156,8 @@ async def _take(request: Request, who: Visitor, chunks: AsyncIterator[bytes]) ->
     return trial_id
 
 
-def _require_turn(site: Site, who: Visitor) -> None:
-    if not trials.may_add(site.database, who.user):
+def _require_turn(is_ones_turn: bool) -> None:
+    if not is_ones_turn:
         raise Refused(429, f"{trials.WAITING_AT_MOST} of your trials have not ended. Wait for one, or remove one.")
 
 
@@ -173,7 +175,7 @@ def _keep(site: Site, form: Form, trial_id: str) -> Kept:
 def _add(request: Request, who: Visitor, trial_id: str, kept: Kept) -> bool:
     site = site_of(request)
     if not trials.add(site.database, trial_id, user=who.user, now=site.clock(), **vars(kept)):
-        _require_turn(site, who)
+        return False
     note(request, who, "try given")
     log.event("to be tried", trial=log.ref(trial_id), kind=kept.kind.value, files=kept.files)
     return True
@@ -181,10 +183,11 @@ def _add(request: Request, who: Visitor, trial_id: str, kept: Kept) -> bool:
 
 async def _drain(chunks: AsyncIterator[bytes]) -> None:
     left = DRAINED_BYTES
-    async for chunk in chunks:
-        left -= len(chunk)
-        if left < 0:
-            return
+    with suppress(ClientDisconnect):
+        async for chunk in chunks:
+            left -= len(chunk)
+            if left < 0:
+                return
 
 
 # ---------------------------------------------------------------- what is shown
