@@ -143,6 +143,16 @@ class Admission:
         return InstanceOutcome.OWN if own else InstanceOutcome.IGNORED
 
 
+def ct_series(path: Path) -> str | None:
+    """SeriesInstanceUID of a PS3.10 file that holds a CT image; None for any other file, whatever its name says."""
+    try:
+        header = dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID", "SeriesInstanceUID"])
+        class_uid, series_uid = (_text(header.get(keyword)) for keyword in ("SOPClassUID", "SeriesInstanceUID"))
+    except READ_ERRORS:
+        return None
+    return series_uid or None if class_uid in CT_CLASSES else None
+
+
 def rebuild(spool: Spool, database: Database, *, everything: bool = False) -> int:
     """Enter spooled objects that have no row: the spool is the truth. Returns how many had none."""
     newest = None if everything else ledger.newest(database)

@@ -174,7 +174,7 @@ def _send(parsed: argparse.Namespace) -> int:
 def _analyze(parsed: argparse.Namespace) -> int:
     from triage_node.infer.bundle import find_bundle
     from triage_node.infer.process import InferenceProcess
-    from triage_node.pipeline.analysis import analyze_folder
+    from triage_node.pipeline.files import analyze_folder
 
     config = configuration.load(parsed.config) if parsed.config else _config_for_files()
     model = config.model

@@ -272,6 +272,11 @@ class Web:
         10.0, "min after which a STAT result that nobody acknowledged is escalated; 0: never", check=_at_least(0)
     )
     session_idle_h: float = setting(12.0, "h without a request after which a user logs in again", check=_at_least(0.1))
+    try_mb: int = setting(
+        1024, "MB that may be given to the page for trying, and that a zip there may unpack to", check=_at_least(1)
+    )
+    try_files: int = setting(3000, "files that may be given to it, those in a zip counted", check=_at_least(1))
+    keep_trials_h: float = setting(24.0, "h after which what was tried is removed", check=_at_least(1))
 
     @property
     def is_local(self) -> bool:

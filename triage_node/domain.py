@@ -96,6 +96,22 @@ class OutboxState(StrEnum):
     CANCELLED = "CANCELLED"
 
 
+class TrialKind(StrEnum):
+    """What was given to the page for trying."""
+
+    SERIES = "SERIES"  # DICOM CT images
+    PICTURE = "PICTURE"  # one PNG or JPEG
+
+
+class TrialState(StrEnum):
+    """Where it stands."""
+
+    WAITING = "WAITING"
+    RUNNING = "RUNNING"
+    DONE = "DONE"
+    FAILED = "FAILED"
+
+
 class InstanceOutcome(StrEnum):
     """What became of one received object, kept in the ledger for ever."""
 

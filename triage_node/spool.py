@@ -5,6 +5,7 @@
     quarantine/<key>-<digest>.dcm           same SOP Instance UID, other bytes: kept apart, the first stays
     results/<series ref>/<revision>/*.dcm   what we made, named by its own digest: never replaced by something else
     view/<key>/<revision>/                  what the pages show of a series, key = sha256 of the Series Instance UID
+    trials/<id>/images/, .../view/<n>/      what was given to the page for trying, and what it shows of it; id is random
 
 UIDs from outside are never paths: only their hashes are. A file under its final name is complete and durable:
 written, fsynced, linked under its name, directory fsynced, in this order.
@@ -60,6 +61,7 @@ class Spool:
         self._quarantine = root / "quarantine"
         self._results = root / "results"
         self._view = root / "view"
+        self._trials = root / "trials"
         self._create_folders()
 
     def sweep(self) -> int:
@@ -133,6 +135,38 @@ class Spool:
         """Remove what the pages show of a series."""
         shutil.rmtree(self._view / spool_key(series_uid), ignore_errors=True)
 
+    def trial_folder(self, trial_id: str) -> Path:
+        """Where the files of a trial are, or would be. The id must be one of ours."""
+        return self._trials / trial_id
+
+    def trial_view(self, trial_id: str, number: int) -> Path:
+        """Where what the page shows of the series of this number, from 1, is, or would be."""
+        return self.trial_folder(trial_id) / "view" / str(number)
+
+    def keep_trial_view(self, trial_id: str, number: int, files: Mapping[str, bytes]) -> None:
+        """Keep what the page shows of a series of a trial. OSError where the trial was removed meanwhile."""
+        folder = self.trial_view(trial_id, number)
+        folder.parent.mkdir(exist_ok=True)
+        folder.mkdir(exist_ok=True)
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
+
+    def remove_trial_images(self, trial_id: str) -> None:
+        """Remove what was given; what the page shows stays."""
+        shutil.rmtree(self.trial_folder(trial_id) / "images", ignore_errors=True)
+
+    def remove_trial(self, trial_id: str) -> None:
+        """Remove all files of a trial."""
+        shutil.rmtree(self.trial_folder(trial_id), ignore_errors=True)
+
+    def sweep_trials(self, *, keep: Collection[str], older_than: datetime) -> int:
+        """Remove trees that belong to no trial and were last written to before a moment; returns how many."""
+        lost = [folder for folder in self._trials.iterdir() if folder.name not in keep]
+        old = [folder for folder in lost if _last_written(folder) < older_than.timestamp()]
+        for folder in old:
+            shutil.rmtree(folder, ignore_errors=True)
+        return len(old)
+
     def remove(self, sop_uid: str) -> None:
         """Remove a received object, if it is there. Its directory is not fsynced: what comes back is removed again."""
         self.object_path(sop_uid).unlink(missing_ok=True)
@@ -197,12 +231,20 @@ class Spool:
         return Spooled(arrival=Arrival.DIFFERENT, path=kept, sha256=digest)
 
     def _create_folders(self) -> None:
-        for folder in (self._incoming, self._objects, self._quarantine, self._results, self._view):
+        for folder in (self._incoming, self._objects, self._quarantine, self._results, self._view, self._trials):
             folder.mkdir(parents=True, exist_ok=True)
         for first_byte in range(256):  # all at once, so that keeping an object needs one directory fsync
             (self._objects / f"{first_byte:02x}").mkdir(exist_ok=True)
         for folder in (self._objects, self.root):
             _fsync_directory(folder)
+
+
+def _last_written(folder: Path) -> float:
+    """Seconds since 1970; infinite for what goes away meanwhile."""
+    try:
+        return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+    except FileNotFoundError:
+        return float("inf")
 
 
 def dataset_sha256(path: Path) -> str:

@@ -24,7 +24,7 @@ from triage_node.learn.evaluation.heads import Case
 from triage_node.learn.experiment import TrainConfig
 from triage_node.learn.record import RECORD
 from triage_node.networks import NETWORKS, network_config, network_of
-from triage_node.pipeline.analysis import analyze_folder
+from triage_node.pipeline.files import analyze_folder
 from triage_node.transforms import Grid
 
 NOW = datetime(2026, 11, 21, 7, 0, tzinfo=UTC)

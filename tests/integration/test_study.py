@@ -17,8 +17,8 @@ from triage_node import config
 from triage_node.domain import Prediction, Volume
 from triage_node.infer.bundle import find_bundle
 from triage_node.infer.process import InferenceProcess
-from triage_node.pipeline.analysis import analyze_folder
 from triage_node.pipeline.analyzing import analyze_next
+from triage_node.pipeline.files import analyze_folder
 from triage_node.pipeline.retention import remove_old
 from triage_node.pipeline.study import _sketch
 from triage_node.testing import DemoPacs

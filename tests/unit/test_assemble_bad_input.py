@@ -23,7 +23,7 @@ from triage_node.domain import NotAnalyzedReason
 from triage_node.errors import NotSuitable
 from triage_node.infer.bundle import find_bundle
 from triage_node.infer.process import InferenceProcess
-from triage_node.pipeline.analysis import analyze_folder
+from triage_node.pipeline.files import analyze_folder
 
 R = NotAnalyzedReason
 ENOUGH_BYTES = 20_000_000

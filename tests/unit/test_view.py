@@ -16,7 +16,17 @@ from pydicom import dcmread, dcmwrite
 from tests import report_cases as cases
 from triage_node.domain import Decision, Int16Array, Prediction, Priority, UInt8Array, Volume
 from triage_node.pipeline.identity import patient_of
-from triage_node.report.view import ABOUT, CT, MASK, PICTURE, SLICES_AT_MOST, THUMBNAIL, build_view
+from triage_node.report.view import (
+    ABOUT,
+    CT,
+    MASK,
+    PICTURE,
+    PLAIN,
+    SLICES_AT_MOST,
+    THUMBNAIL,
+    build_picture_view,
+    build_view,
+)
 
 SUBDURAL = 5
 
@@ -166,3 +176,14 @@ def test_what_is_too_long_or_unprintable_is_cut_and_what_cannot_be_read_is_nobod
     assert "W" not in repr(patient)
     path.write_bytes(b"no DICOM")
     assert patient_of(path) is None
+
+
+def test_a_picture_is_shown_with_its_finding_outlined_and_plain() -> None:
+    hu = np.full((1, 64, 64), 30, np.int16)
+    mask = np.zeros((1, 64, 64), np.uint8)
+    mask[0, 20:40, 10:30] = SUBDURAL
+    for suspected in (True, False):
+        files = build_picture_view(volume(hu), prediction(mask, 1), decision(suspected=suspected))
+        outlined, plain = (np.asarray(Image.open(BytesIO(files[name])), np.int16) for name in (PICTURE, PLAIN))
+        assert (outlined[..., 1] - outlined[..., 0] > 60).any() == suspected, "the green of subdural blood"
+        assert np.ptp(plain, axis=2).max() == 0

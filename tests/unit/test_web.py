@@ -77,7 +77,7 @@ def trail(site: Site) -> list[tuple[str, str, int | None]]:
 PATHS = ["/", "/worklist.json", "/worklist/rows", "/events", "/study/1", "/status.json", "/figures", "/figures.json"]
 
 
-@pytest.mark.parametrize("path", [*PATHS, "/system", "/system.json", "/system/parts"])
+@pytest.mark.parametrize("path", [*PATHS, "/system", "/system.json", "/system/parts", "/try", f"/try/{'0' * 32}"])
 def test_nobody_sees_anything_without_a_session(site: Site, path: str) -> None:
     client = TestClient(create_app(site), follow_redirects=False)
     answer = client.get(path)
@@ -220,6 +220,16 @@ def test_rows_say_in_plain_words_what_was_found_or_why_nothing_is_known(
     assert told["studies"][0]["confidence"] == "0.97"
     for each in told["studies"]:
         assert escape(each["finding"]) in client.get(f"/study/{each['id']}").text, "each has its page"
+
+
+def test_what_is_suspected_without_a_subtype_says_so_whatever_its_priority(
+    site: Site, clock: Clock, come_in: Open
+) -> None:
+    report = found(Priority.ROUTINE)
+    unsure = {**report.result, "probabilities": {**report.result["probabilities"], "any": 0.6}}
+    end(site.database, clock, arrive(site.database, clock, "1"), replace(report, result=unsure))
+    (told,) = come_in().get("/worklist.json").json()["studies"]
+    assert told["finding"].startswith("Hemorrhage suspected")
 
 
 def test_a_row_that_has_a_result_says_that_new_images_came(site: Site, clock: Clock, come_in: Open) -> None:

@@ -131,14 +131,14 @@ def _noise_hu(scene: _Scene) -> Tensor:
 def _subdural(scene: _Scene, grid: Grid, chance: Chance) -> tuple[Tensor, Tensor]:
     """A crescent along one half of the skull, thin more often than thick."""
     toward = chance.uniform(-math.pi, math.pi)
-    half_angle = chance.uniform(0.25, 1.5)
+    half_angle = chance.uniform(0.35, 1.5)
     across = _wrapped(scene.turn - toward) / half_angle
     profile = (1 - across**2).clamp(min=0.0) ** chance.uniform(0.35, 1.0)
     same_half = torch.cos(scene.turn) * torch.cos(toward) > 0
     thickness_mm = chance.uniform(2.5, 13.0) * profile * _along(scene, chance) * _rippled(scene, chance) * same_half
-    fresh = _normal(chance, 53.0, 6.0, 42.0, 66.0)
+    fresh = _normal(chance, 60.0, 6.0, 48.0, 72.0)
     return _layer(scene, thickness_mm, 1.0, grid, chance), torch.where(
-        chance.share(0.12), chance.uniform(36.0, 44.0), fresh
+        chance.share(0.06), chance.uniform(38.0, 46.0), fresh
     )
 
 

@@ -1,27 +1,25 @@
 """One series through the stages: assemble, infer, decide, report -> Analysis, with its result.json.
 
-The worker and `triage-node analyze` both end up here; neither clock nor UID source is read, both are arguments.
+Whatever comes, from the PACS, as files or on the page for trying, ends up here; neither clock nor UID source is read,
+both are arguments.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from pydicom import dcmread
 
-from triage_node import log, report
-from triage_node.admit import CT_CLASSES
+from triage_node import report
 from triage_node.assemble import assemble
-from triage_node.assemble.primary import Sketch, Stand, Turn, preference, sketch, turn
 from triage_node.config import Config
 from triage_node.decide import decide
 from triage_node.domain import (
@@ -38,10 +36,13 @@ from triage_node.domain import (
     ResultObject,
     Volume,
 )
-from triage_node.elements import READ_ERRORS
-from triage_node.errors import InferenceError, NotSuitable, UsageError
+from triage_node.errors import NotSuitable
 from triage_node.locate import locate
+from triage_node.picture import picture_volume, read_picture
 from triage_node.report.uids import ResultUids
+
+GUESSED: Final = "Made from a picture: its window, its scale and the slices beside it are guessed."
+"""What a reader must know of the result of a picture."""
 
 
 class Predict(Protocol):
@@ -126,6 +127,30 @@ def analyze_series(paths: Sequence[Path], config: Config, predictor: Predict, ma
     )
 
 
+def analyze_picture(path: Path, predictor: Predict) -> Analysis:
+    """One PNG or JPEG of a slice through inference alone: no priority, no objects, and volumes are unknown.
+
+    Raises UsageError where it is no readable picture, and InferenceError.
+    """
+    started = monotonic()
+    volume = replace(picture_volume(read_picture(path)), warnings=(GUESSED,))
+    prediction = replace(predictor.predict(volume), volumes_ml=dict.fromkeys(CLASSES), volume_intervals_ml={})
+    decision = decide(prediction, (), {})
+    return Analysis(
+        outcome=Outcome.ANALYZED,
+        priority=Priority.NONE,
+        reason=None,
+        detail=decision.reason,
+        objects=(),
+        result={
+            **_outcome_json(Outcome.ANALYZED, None, decision.reason, Priority.NONE),
+            **_prediction_json(volume, prediction, decision, {}),
+            "timings_s": {"infer": round(monotonic() - started, 3)},
+        },
+        view=partial(report.build_picture_view, volume, prediction, decision),
+    )
+
+
 def failed(paths: Sequence[Path], making: Making, detail: str) -> Analysis:
     """A series that could not be analysed although it should have been: visible, never silent."""
     return _notice(paths, making, Outcome.FAILED, "ANALYSIS_FAILED", detail)
@@ -138,87 +163,12 @@ def duplicate(paths: Sequence[Path], making: Making) -> Analysis:
     return _notice(paths, making, Outcome.NOT_ANALYZED, reason.value, detail)
 
 
-def analyze_folder(
-    folder: Path, out: Path, *, config: Config, predictor: Predict, now: datetime
-) -> list[dict[str, Any]]:
-    """The same stages on files: writes the objects and result.json of each CT series below `out`.
-
-    Returns the result.json values. Raises UsageError when the folder holds no CT image.
-    """
-    found = _series_in(folder)
-    drawn = [made for series_uid, paths in found.items() if (made := sketch(series_uid, paths))]
-    sketches = {made.series_uid: made for made in sorted(drawn, key=preference, reverse=True)}
-    analyzed: dict[str, list[tuple[Sketch, Stand]]] = {}
-    results = []
-    for series_uid in dict.fromkeys([*sketches, *found]):
-        own, paths = sketches.get(series_uid), found[series_uid]
-        making = _making_for_files(series_uid, config, now)
-        siblings = analyzed.setdefault(_study_uid(paths[0]), [])
-        if own and turn(own, siblings) is Turn.DUPLICATE:
-            analysis = duplicate(paths, making)
-        else:
-            analysis = _analyze_files(paths, config, predictor, making)
-        if own and analysis.outcome == Outcome.ANALYZED:
-            siblings.append((own, Stand.ANALYZED))
-        results.append(_write(out / log.ref(series_uid), analysis))
-    return results
-
-
 def object_json(made: ResultObject, path: str) -> dict[str, str]:
     """One line of `objects` in result.json."""
     return {"kind": made.kind.value, "sop_uid": made.sop_uid, "path": path}
 
 
 # ---------------------------------------------------------------- steps
-
-
-def _making_for_files(series_uid: str, config: Config, now: datetime) -> Making:
-    uids = ResultUids(node=config.uid_scope, series_uid=series_uid, revision=1)
-    return Making(producer=producer(config, bundle=None), uids=uids, created_at=now)
-
-
-def _analyze_files(paths: Sequence[Path], config: Config, predictor: Predict, making: Making) -> Analysis:
-    try:
-        return analyze_series(paths, config, predictor, making)
-    except InferenceError:
-        raise  # no other series would fare better
-    except Exception as error:  # noqa: BLE001 - boundary of one series: the others of the folder go on
-        log.event("analysis failed", series=log.ref(making.uids.series_uid), error=type(error).__name__)
-        return failed(paths, making, f"the analysis failed ({type(error).__name__})")
-
-
-def _series_in(folder: Path) -> dict[str, list[Path]]:
-    """CT files below a folder by SeriesInstanceUID; what is no DICOM file is passed over."""
-    if not folder.is_dir():
-        raise UsageError(f"{folder} is no folder; give the folder that holds the DICOM files")
-    found: dict[str, list[Path]] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        try:
-            header = dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID", "SeriesInstanceUID"])
-            class_uid, series_uid = (str(header.get(keyword) or "") for keyword in ("SOPClassUID", "SeriesInstanceUID"))
-        except READ_ERRORS:
-            continue
-        if class_uid in CT_CLASSES and series_uid:
-            found.setdefault(series_uid, []).append(path)
-    if not found:
-        raise UsageError(f"{folder} holds no DICOM CT image; give the folder of a head CT series")
-    return found
-
-
-def _study_uid(path: Path) -> str:
-    return str(dcmread(path, stop_before_pixels=True, specific_tags=["StudyInstanceUID"]).get("StudyInstanceUID", ""))
-
-
-def _write(out: Path, analysis: Analysis) -> dict[str, Any]:
-    out.mkdir(parents=True, exist_ok=True)
-    listed = []
-    for index, made in enumerate(analysis.objects):
-        path = out / f"{made.kind.value}-{index}.dcm"
-        path.write_bytes(made.data)
-        listed.append(object_json(made, str(path)))
-    result = {**analysis.result, "objects": listed}
-    (out / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    return result
 
 
 def _oldest(config: Config, received_at: datetime) -> datetime | None:
@@ -262,9 +212,12 @@ def _notice(paths: Sequence[Path], making: Making, outcome: Outcome, reason: str
 
 def _base_json(source: Path, outcome: Outcome, reason: str | None, detail: str, priority: Priority) -> dict[str, Any]:
     header = dcmread(source, stop_before_pixels=True, specific_tags=["StudyInstanceUID", "SeriesInstanceUID"])
+    uids = {"study_uid": str(header.StudyInstanceUID), "series_uid": str(header.SeriesInstanceUID)}
+    return uids | _outcome_json(outcome, reason, detail, priority)
+
+
+def _outcome_json(outcome: Outcome, reason: str | None, detail: str, priority: Priority) -> dict[str, Any]:
     return {
-        "study_uid": str(header.StudyInstanceUID),
-        "series_uid": str(header.SeriesInstanceUID),
         "outcome": outcome.value,
         "reason": reason,
         "detail": detail,
@@ -319,7 +272,9 @@ def _ends(interval: tuple[float, float] | None) -> list[float] | None:
 
 
 def _slice_json(volume: Volume, index: int) -> dict[str, Any]:
-    """Which image a slice is; of a multi-frame image which frame, too (from 1)."""
+    """Which image a slice is; of a multi-frame image which frame, too (from 1). Of a picture nothing."""
+    if not volume.sop_uids:
+        return {}
     frame_number = volume.frame_number(index)
     frame = {} if frame_number is None else {"frame_number": frame_number}
     return {"sop_uid": volume.sop_uids[index], **frame}

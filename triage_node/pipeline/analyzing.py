@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Final
@@ -14,7 +13,7 @@ from triage_node import log
 from triage_node.complete import STILL_GROWING
 from triage_node.config import Config
 from triage_node.domain import NotAnalyzedReason, ObjectKind, Outcome, Patient, Priority, ResultObject
-from triage_node.errors import LeaseLost, TriageNodeError
+from triage_node.errors import LeaseLost
 from triage_node.pipeline.analysis import (
     Analysis,
     Making,
@@ -25,6 +24,7 @@ from triage_node.pipeline.analysis import (
     object_json,
     producer,
 )
+from triage_node.pipeline.heartbeat import heartbeat, safe
 from triage_node.pipeline.identity import patient_of
 from triage_node.pipeline.parts import Parts
 from triage_node.pipeline.study import Place, place_in_study, rivals
@@ -69,7 +69,8 @@ def analyze_next(parts: Parts, predictor: Predict) -> bool:
         return False
     parts.step("claimed")
     try:
-        with _heartbeat(parts, held):
+        beat = partial(claims.heartbeat, parts.database, held)
+        with heartbeat(parts, beat, log.ref(held.series_uid)):
             analysis = _analyze_claimed(parts, held, predictor)
             if analysis is not None:
                 parts.step("analyzed")
@@ -77,7 +78,7 @@ def analyze_next(parts: Parts, predictor: Predict) -> bool:
     except LeaseLost:
         log.event("lease lost, result dropped", series=log.ref(held.series_uid))
     except Exception as error:  # noqa: BLE001 - process boundary: disk or database refused what was made
-        log.event("no result could be written, will try again", series=log.ref(held.series_uid), error=_safe(error))
+        log.event("no result could be written, will try again", series=log.ref(held.series_uid), error=safe(error))
         later = parts.clock() + timedelta(seconds=PUBLISH_AGAIN_AFTER_S)
         claims.give_back(parts.database, held, not_before=later, counted=False)  # or, if that fails, by its lease
     return True
@@ -105,7 +106,7 @@ def _analyze_claimed(parts: Parts, held: claims.Claim, predictor: Predict) -> An
             return duplicate(paths, making)
         return analyze_series(paths, parts.config, predictor, making)
     except Exception as error:  # noqa: BLE001 - process boundary: any failure becomes a try or a visible FAILED
-        log.event("analysis failed", series=log.ref(held.series_uid), attempt=held.attempts, error=_safe(error))
+        log.event("analysis failed", series=log.ref(held.series_uid), attempt=held.attempts, error=safe(error))
         if held.attempts < parts.config.work.attempts:
             later = parts.clock() + timedelta(seconds=RETRY_AFTER_S)
             claims.give_back(parts.database, held, not_before=later)
@@ -117,7 +118,7 @@ def _end_as_failed(paths: Sequence[Path], making: Making, detail: str) -> Analys
     try:
         return failed(paths, making, detail)
     except Exception as error:  # noqa: BLE001 - process boundary: FAILED must be recorded even without a notice
-        log.event("no notice could be made for a failed series", error=_safe(error))
+        log.event("no notice could be made for a failed series", error=safe(error))
         return Analysis(
             outcome=Outcome.FAILED,
             priority=Priority.NONE,
@@ -179,7 +180,7 @@ def _keep_view(parts: Parts, held: claims.Claim, analysis: Analysis) -> None:
     try:
         parts.spool.keep_view(held.series_uid, held.revision, analysis.view())
     except Exception as error:  # noqa: BLE001 - process boundary: pictures are a help, not the result
-        log.event("no pictures for the pages", series=log.ref(held.series_uid), error=_safe(error))
+        log.event("no pictures for the pages", series=log.ref(held.series_uid), error=safe(error))
 
 
 def _patient(parts: Parts, held: claims.Claim) -> Patient | None:
@@ -216,31 +217,3 @@ def _wait_until_settled(parts: Parts, held: claims.Claim) -> None:
         if images != held.images or wait_s <= 0:
             return
         sleep(min(wait_s, 0.2))
-
-
-@contextmanager
-def _heartbeat(parts: Parts, held: claims.Claim) -> Iterator[None]:
-    """Extends the lease from a thread, as long as the process lives."""
-    stop = threading.Event()
-
-    def beat() -> None:
-        while not stop.wait(parts.config.work.lease_s / 6):
-            try:
-                claims.heartbeat(parts.database, held, now=parts.clock(), lease_s=parts.config.work.lease_s)
-            except LeaseLost:
-                return  # publishing will notice by its token
-            except Exception as error:  # noqa: BLE001 - thread boundary: a busy database must not end the lease
-                log.event("heartbeat failed, will go on", series=log.ref(held.series_uid), error=_safe(error))
-
-    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
-
-def _safe(error: Exception) -> str:
-    """What of an error may be logged: our own messages hold no patient data, others might."""
-    return str(error) if isinstance(error, TriageNodeError) else type(error).__name__

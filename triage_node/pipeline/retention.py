@@ -7,17 +7,20 @@ from typing import Final
 
 from triage_node import log
 from triage_node.pipeline.parts import Parts
-from triage_node.store import retention
+from triage_node.store import retention, trials
 
 SERIES_A_PASS: Final = 200
 LOOSE_A_PASS: Final = 2000
 UNDER_PRESSURE: Final = timedelta(hours=1)
 """Younger images stay even then: their study is being read."""
+UPLOAD_AT_MOST: Final = timedelta(hours=1)
+"""Nothing was written for so long: this upload does not go on."""
 
 
 def remove_old(parts: Parts) -> None:
     """One pass: finish what a crash left, then what is too old, then as much as the disk needs."""
     _remove_decided(parts)
+    _remove_trials(parts)
     settings = parts.config.retention
     if settings.images_days:
         before = parts.clock() - timedelta(days=settings.images_days)
@@ -28,6 +31,17 @@ def remove_old(parts: Parts) -> None:
         parts.spool.remove_quarantined(older_than=before)
     if parts.spool.free_mb() < settings.free_mb:
         _make_room(parts)
+
+
+def _remove_trials(parts: Parts) -> None:
+    """What was tried long ago; and what an upload or a removal left that a crash cut short."""
+    old = trials.older(parts.database, parts.clock() - timedelta(hours=parts.config.web.keep_trials_h))
+    for trial_id in old:
+        trials.remove(parts.database, trial_id)
+        parts.spool.remove_trial(trial_id)
+    lost = parts.spool.sweep_trials(keep=trials.ids(parts.database), older_than=parts.clock() - UPLOAD_AT_MOST)
+    if old or lost:
+        log.event("trials removed", old=len(old), without_a_row=lost)
 
 
 def _make_room(parts: Parts) -> None:

@@ -38,9 +38,9 @@ from triage_node.report.seg import build_seg
 from triage_node.report.sr import build_sr
 from triage_node.report.stack import source_slices
 from triage_node.report.uids import ResultUids
-from triage_node.report.view import build_view
+from triage_node.report.view import build_picture_view, build_view
 
-__all__ = ["ResultUids", "build_notice", "build_results", "build_view", "series_description"]
+__all__ = ["ResultUids", "build_notice", "build_picture_view", "build_results", "build_view", "series_description"]
 
 NOTICE_DESCRIPTIONS: Final = {
     Outcome.NOT_ANALYZED: f"AI {Priority.NONE}: not analysed",

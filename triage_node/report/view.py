@@ -28,6 +28,7 @@ _AIR_HU: Final = -300
 _MARGIN_PX: Final = 4
 
 PICTURE, THUMBNAIL, CT, MASK, ABOUT = "picture.png", "thumbnail.png", "ct.nii.gz", "mask.nii.gz", "about.json"
+PLAIN = "plain.png"
 """Names of the files."""
 
 
@@ -54,6 +55,15 @@ def build_view(
         mask = prediction.mask if decision.suspected else np.zeros_like(prediction.mask)
         files[MASK] = _nifti(_strongest(mask[:, rows, columns], per), volume, per)
     return files
+
+
+def build_picture_view(volume: Volume, prediction: Prediction, decision: Decision) -> dict[str, bytes]:
+    """The files, by name, of a picture (picture.picture_volume): with the findings outlined, and plain."""
+    findings = reported_findings(volume, prediction, decision, {})
+    return {
+        PICTURE: _png(slice_picture(volume, prediction, findings, 0)),
+        PLAIN: _png(slice_picture(volume, prediction, (), 0)),
+    }
 
 
 # ---------------------------------------------------------------- steps

@@ -1,4 +1,4 @@
-"""The work role: one series after the other, inference in a child."""
+"""The work role: one series after the other, inference in a child; what people try when no series waits."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from triage_node.infer.bundle import find_bundle
 from triage_node.infer.process import InferenceProcess
 from triage_node.pipeline.analyzing import analyze_next
 from triage_node.pipeline.parts import Parts
+from triage_node.pipeline.trying import try_next
 from triage_node.service.presence import present
 
 POLL_S: Final = 0.1
@@ -50,7 +51,7 @@ def _warm_up(predictor: InferenceProcess) -> None:
 
 def _analyze_or_wait(parts: Parts, predictor: InferenceProcess) -> bool:
     try:
-        return analyze_next(parts, predictor)
+        return analyze_next(parts, predictor) or try_next(parts, predictor)
     except Exception as error:  # noqa: BLE001 - process boundary: a worker must go on; leases give series back
         log.event("worker failed, will go on", error=type(error).__name__)
         time.sleep(1.0)

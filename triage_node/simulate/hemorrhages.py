@@ -349,7 +349,7 @@ def _diffuse_parts(rng: np.random.Generator, side: float) -> list[_Part]:
 
 
 def _subdural(blank: Lesion, rng: np.random.Generator) -> Lesion:
-    kind = _pick(rng, {"acute": 0.7, "chronic": 0.09, "mixed": 0.14, "layered": 0.07})
+    kind = _pick(rng, {"acute": 0.72, "chronic": 0.1, "mixed": 0.12, "layered": 0.06})
     main = _crescent(blank, rng, kind, _side(rng))
     if kind != "acute":
         both = rng.random() < 0.25
@@ -368,17 +368,18 @@ def _crescent(blank: Lesion, rng: np.random.Generator, kind: str, side: float) -
     """Thin ones are the most common; old ones are thicker, and press less on a brain that has shrunk."""
     old = kind != "acute"
     turn = math.radians(rng.uniform(30, 145))
-    isodense = kind == "acute" and rng.random() < 0.04
+    isodense = kind == "acute" and rng.random() < 0.02
     return replace(
         blank,
         site=(side * math.sin(turn), -math.cos(turn), rng.uniform(0.05, 0.7)),
-        size_mm=rng.uniform(5, 17) if old else 4 + 13 * rng.beta(1.3, 2.2),
+        size_mm=rng.uniform(6, 18) if old else 4 + 12 * rng.beta(1.3, 2.2),
         stretch=(
-            math.radians((18 if old else 10) + 52 * rng.beta(1, 1.8)),
+            math.radians((24 if old else 20) + 46 * rng.beta(1.1, 1.7)),
             math.radians(rng.uniform(10, 38)),
             1,
         ),
-        hu=rng.uniform(35, 45) if isodense else _density(rng, 53, 6, 42, 66),
+        hu=rng.uniform(35, 45) if isodense else _density(rng, 60, 6, 48, 72),
+        second_hu=rng.uniform(6, 24),  # old blood as grey as brain is not seen by anybody
         kind=kind,
         push=rng.uniform(0.3, 0.8) if old else rng.uniform(0.5, 1.0),
     )

@@ -10,6 +10,7 @@ outbox      result objects on their way to destinations
 commitments whether destinations keep what they were sent
 worklist    the studies in reading order
 opinions    what readers do with a study and say of its result
+trials      what people try on the page for it
 access      sessions of people, one-time links, who looked at what
 refusals    who was refused lately
 system      what the administrator's page shows

@@ -295,3 +295,24 @@ audit = sa.Table(
     sa.Column("action", sa.String(32), nullable=False),
     sa.Column("study_id", sa.Integer, sa.ForeignKey("study.id"), index=True),
 )
+
+trial = sa.Table(
+    "trial",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),  # random: it stands in the URL
+    sa.Column("user", sa.String(64), nullable=False),
+    sa.Column("made_at", Moment, nullable=False, index=True),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("files", sa.Integer, nullable=False),  # that are used
+    sa.Column("passed_over", sa.Integer, nullable=False),  # that were of no use
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("stage", sa.String(64)),  # how far it is, in words
+    sa.Column("started_at", Moment),
+    sa.Column("token", sa.String(32)),
+    sa.Column("lease_until", Moment),
+    sa.Column("attempts", sa.Integer, nullable=False, default=0),
+    sa.Column("detail", sa.String(400)),  # why it failed
+    sa.Column("result", sa.JSON),  # a list: result.json of each series, less its objects
+    sa.Column("ended_at", Moment),
+)

@@ -6,6 +6,9 @@
     worklist    what to read first, live
     figures     what readers said against what the node said
     system      what the administrator looks at
+    study       one study: its slices, its findings, what people say of it
+    trying      a series or a picture that somebody brings; upload: what is sent, counted as it comes
+    results     a result.json and its pictures as pages show them
     words       what a row says, in plain words
 
 Server-rendered; every page has a JSON twin. No torch, no DICOM networking: what is to be analysed is the worker's.

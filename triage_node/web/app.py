@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from triage_node import log
-from triage_node.web import access, figures, status, study, system, worklist
+from triage_node.web import access, figures, status, study, system, trying, worklist
 from triage_node.web.access import NotLoggedIn
 from triage_node.web.pages import page, wants_json
 from triage_node.web.site import Site
@@ -39,7 +39,7 @@ def create_app(site: Site) -> FastAPI:
     app.state.throttle = access.Throttle()
     app.add_middleware(_WithHeaders)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
-    for part in (access, worklist, study, figures, system, status):
+    for part in (access, worklist, study, trying, figures, system, status):
         app.include_router(part.router)
     app.add_exception_handler(NotLoggedIn, _to_login)
     app.add_exception_handler(HTTPException, _error_page)

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Form, HTTPException, Request, Response
 from fastapi.encoders import jsonable_encoder
-from fastapi.responses import FileResponse, JSONResponse, RedirectResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 
-from triage_node.domain import CLASSES, COLORS, DISCLAIMER, OPERATING_POINT, SUBTYPES, probability_text
+from triage_node.domain import CLASSES, DISCLAIMER
 from triage_node.store import access, opinions
 from triage_node.store import worklist as store
 from triage_node.store.access import Visitor
 from triage_node.store.worklist import Row
-from triage_node.web import rows, words
+from triage_node.web import results, rows, words
 from triage_node.web.access import note, our_form, visitor
 from triage_node.web.pages import page, site_of
 
 THUMBNAIL: Final = "thumbnail.png"
-FILES: Final = {
-    THUMBNAIL: "image/png",
-    "picture.png": "image/png",
-    "ct.nii.gz": "application/octet-stream",
-    "mask.nii.gz": "application/octet-stream",
-}
-"""What the worker leaves of a series, see report.view."""
 TRAIL: Final = 50
 
 router = APIRouter()
@@ -64,12 +56,10 @@ def study_page(request: Request, row: Asked, who: In) -> Response:
 @router.get("/study/{study_id}/file/{name}")
 def view_file(request: Request, row: Asked, name: str, who: In) -> Response:
     """A picture or a volume of the series that is shown."""
-    folder = rows.view_folder(site_of(request), row)
-    if name not in FILES or folder is None or not (folder / name).is_file():
-        raise HTTPException(404, "this is not there")
+    answer = results.file(rows.view_folder(site_of(request), row), name)
     if name != THUMBNAIL:  # those came with a worklist, which is in the trail
         note(request, who, name.partition(".")[0], row.id)
-    return FileResponse(folder / name, media_type=FILES[name])
+    return answer
 
 
 @router.post("/study/{study_id}/acknowledge")
@@ -110,7 +100,7 @@ def say(
         user=who.user,
         finding=finding,
         present=present,
-        said=_said(row, finding),
+        said=results.says(row.result, finding),
         comment=comment.strip(),
         now=site.clock(),
     )
@@ -128,69 +118,20 @@ def _back(row: Row) -> Response:
 def _content(request: Request, row: Row) -> dict[str, Any]:
     site = site_of(request)
     result, said = store.result(site.database, row.id), opinions.of_study(site.database, row.id)
+    findings = results.findings(row.result)
+    for line in findings:
+        line["last_word"] = next((opinion for opinion in said if opinion.finding == line["name"]), None)
     return {
         "study": rows.shown(site, row, site.clock()),
         "now": site.clock(),
         "flags": words.FLAGS,
-        "findings": _findings(row, said),
+        "findings": findings,
         "events": store.events(site.database, row.study_uid),
         "trail": [
             {"at": trace.at, "user": trace.user, "action": trace.action}
             for trace in access.trail(site.database, study_id=row.id, limit=TRAIL)
         ],
         "opinions": said,
-        "viewer": _viewer(request, row, result or {}),
+        "viewer": results.viewer(rows.view_folder(site, row), f"/study/{row.id}/file", result or {}),
         "result": result,
-    }
-
-
-def _findings(row: Row, said: list[opinions.Opinion]) -> list[dict[str, Any]]:
-    """A line for each class that the bundle tells, any first."""
-    result = row.result
-    lines = []
-    for name in CLASSES:
-        probability = (result.get("probabilities") or {}).get(name)
-        if probability is None:
-            continue
-        location = (result.get("locations") or {}).get(name) or {}
-        lines.append(
-            {
-                "name": name,
-                "title": words.class_title(name),
-                "label": SUBTYPES.index(name) + 1 if name in SUBTYPES else 0,
-                "suspected": bool(_said(row, name)),
-                "probability": probability,
-                "probability_text": probability_text(probability),
-                "volume_ml": (result.get("volumes_ml") or {}).get(name),
-                "interval_ml": (result.get("volume_intervals_ml") or {}).get(name),
-                "laterality": location.get("laterality"),
-                "slices": location.get("slices"),
-                "last_word": next((opinion for opinion in said if opinion.finding == name), None),
-            }
-        )
-    return lines
-
-
-def _said(row: Row, finding: str) -> bool | None:
-    """Whether the node says that it is there."""
-    if finding == "any":
-        probability = (row.result.get("probabilities") or {}).get("any")
-        return None if probability is None else bool(row.result.get("findings")) or probability >= OPERATING_POINT
-    known = (row.result.get("probabilities") or {}).get(finding) is not None
-    return finding in (row.result.get("findings") or ()) if known else None
-
-
-def _viewer(request: Request, row: Row, result: dict[str, Any]) -> dict[str, Any] | None:
-    """What static/study.js needs; None where there is nothing to look at."""
-    folder = rows.view_folder(site_of(request), row)
-    if folder is None or not (folder / "about.json").is_file():
-        return None
-    about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-    slices = result.get("slices") or []
-    return {
-        **about,
-        "id": row.id,
-        "mask": (folder / "mask.nii.gz").is_file(),
-        "probabilities": [[each["probabilities"].get(name) for name in CLASSES] for each in slices],
-        "colors": [COLORS[name] for name in SUBTYPES],
     }

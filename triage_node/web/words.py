@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from triage_node.domain import (
     NOT_ANALYZED_TEXT,
+    OPERATING_POINT,
     NotAnalyzedReason,
     OutboxState,
     Outcome,
@@ -27,6 +28,7 @@ FLAGS: Final[Mapping[str, str]] = {
     "OPEN": "Under way",
 }
 """What a row is filed under, and how it is called."""
+_URGENT: Final = (Priority.STAT, Priority.HIGH)
 _UNDER_WAY: Final[Mapping[str, str]] = {
     SeriesState.RECEIVING: "Receiving images ({images} so far)",
     SeriesState.READY: "Waiting for analysis ({images} images)",
@@ -46,8 +48,22 @@ def finding(row: Row) -> str:
     under_way = _UNDER_WAY[row.open_state].format(images=row.open_images) if row.open_state else ""
     if row.outcome is None:
         return under_way or "No images"
-    said = _ended(row)
+    said = ended(row.outcome, row.reason, row.detail, row.priority, row.result)
     return f"{said}. New images came: {under_way[0].lower()}{under_way[1:]}" if under_way else said
+
+
+def ended(outcome: str, reason: str | None, detail: str | None, priority: str | None, result: Mapping[str, Any]) -> str:
+    """What was found in a series, or why nothing is known."""
+    if outcome == Outcome.NOT_ANALYZED:
+        known = NOT_ANALYZED_TEXT.get(NotAnalyzedReason(reason)) if reason in set(NotAnalyzedReason) else None
+        return f"Not analysed: {known or detail or reason}"
+    if outcome == Outcome.FAILED:
+        return f"Failed: {detail or reason}"
+    findings = result.get("findings") or []
+    if findings:
+        return "; ".join(_found(name, result) for name in findings)
+    sure = ((result.get("probabilities") or {}).get("any") or 0.0) >= OPERATING_POINT
+    return _found("any", result) if sure or priority in _URGENT else "No hemorrhage detected"
 
 
 def confidence(row: Row) -> str:
@@ -102,20 +118,6 @@ def ago(since: datetime, now: datetime) -> str:
 
 
 # ---------------------------------------------------------------- steps
-
-
-def _ended(row: Row) -> str:
-    if row.outcome == Outcome.NOT_ANALYZED:
-        reason = NOT_ANALYZED_TEXT.get(NotAnalyzedReason(row.reason)) if row.reason in set(NotAnalyzedReason) else None
-        return f"Not analysed: {reason or row.detail or row.reason}"
-    if row.outcome == Outcome.FAILED:
-        return f"Failed: {row.detail or row.reason}"
-    findings = row.result.get("findings") or []
-    if findings:
-        return "; ".join(_found(name, row.result) for name in findings)
-    if row.priority in (Priority.STAT, Priority.HIGH):
-        return _found("any", row.result)
-    return "No hemorrhage detected"
 
 
 def _found(name: str, result: Mapping[str, Any]) -> str:

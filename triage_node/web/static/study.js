@@ -112,8 +112,8 @@ async function open() {
     centerButton: DRAG_MODE.pan,
   });
   await made.attachToCanvas(canvas);
-  const volumes = [{ url: `/study/${told.id}/file/ct.nii.gz`, colormap: "gray", cal_min: 0, cal_max: 80 }];
-  if (told.mask) volumes.push({ url: `/study/${told.id}/file/mask.nii.gz`, opacity: 1 });
+  const volumes = [{ url: `${told.files}/ct.nii.gz`, colormap: "gray", cal_min: 0, cal_max: 80 }];
+  if (told.mask) volumes.push({ url: `${told.files}/mask.nii.gz`, opacity: 1 });
   await made.loadVolumes(volumes);
   viewer = made;
   viewer.setInterpolation(false);
