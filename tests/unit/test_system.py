@@ -70,8 +70,8 @@ def csrf(client: TestClient) -> str:
 
 @pytest.mark.parametrize("role", configuration.ROLES)
 def test_each_role_opens_its_pages_and_sees_only_those_in_the_navigation(come_in: Open, role: str) -> None:
-    needed = {"/": "reader", "/figures": "lead", "/system": "admin"}
-    twins = {"/": "/worklist.json", "/figures": "/figures.json", "/system": "/system.json"}
+    needed = {"/": "reader", "/try": "reader", "/figures": "lead", "/system": "admin"}
+    twins = {"/": "/worklist.json", "/try": "/try.json", "/figures": "/figures.json", "/system": "/system.json"}
     client = come_in(role)
     rank = configuration.ROLES.index
     open_to = {path for path, least in needed.items() if rank(least) <= rank(role)}
