@@ -154,6 +154,11 @@ def _family(pid: int) -> list[int]:
     return [pid, *(one for child in children for one in _family(child))]
 
 
+def pss_mib(pid: int) -> float:
+    """The proportional set size of one process."""
+    return _pss_kib(pid) / 1024
+
+
 def _pss_kib(pid: int) -> int:
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()

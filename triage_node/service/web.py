@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
+from contextlib import suppress
+from typing import Final
 
 from triage_node import log
 from triage_node.config import Config
@@ -12,9 +15,12 @@ from triage_node.store import access
 from triage_node.web import Site, WebServer, create_app
 from triage_node.web.access import LOCAL_ROLE, LOCAL_USER
 
+_M_ARENA_MAX: Final = -8  # malloc.h
+
 
 def run(parts: Parts, stop: threading.Event) -> None:
     """The pages, until `stop` is set."""
+    _share_one_heap()
     config = parts.config
     site = Site(config=config, database=parts.database, spool=parts.spool, clock=parts.clock)
     server = WebServer(create_app(site), config.web)
@@ -30,6 +36,12 @@ def run(parts: Parts, stop: threading.Event) -> None:
             token = access.make_link(parts.database, now=parts.clock())
             log.event("the worklist opens, once, with this link", link=entry_url(config, server.port, token))
         server.run()
+
+
+def _share_one_heap() -> None:
+    """glibc gives threads heaps of their own, which only grow: 60 MiB in 2,700 requests, 4 with one heap (measured)."""
+    with suppress(OSError, AttributeError):  # another libc
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 def entry_url(config: Config, port: int, token: str) -> str:

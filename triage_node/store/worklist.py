@@ -99,13 +99,10 @@ class Page:
 
 def page(database: Database, wanted: Wanted) -> Page:
     """Rows in reading order: priority, then who waits longest."""
-    query = _columns().where(*_conditions(wanted))
-    ordered = query.order_by(study.c.rank, study.c.last_image_at, study.c.id)
-    counting = sa.select(sa.func.count()).select_from(study).where(*_conditions(wanted))
     with database.reading() as connection:
-        found = connection.execute(ordered.limit(PAGE).offset(PAGE * wanted.page)).all()
-        total = connection.execute(counting).scalar_one()
-        return Page(rows=_rows(connection, found), total=total)
+        ids, total = _found(connection, wanted)
+        shown = connection.execute(_columns().where(study.c.id.in_(ids)).order_by(*_ORDER)).all()
+        return Page(rows=_rows(connection, shown), total=total)
 
 
 def row(database: Database, study_id: int) -> Row | None:
@@ -225,6 +222,19 @@ def _of_results(connection: sa.Connection, study_uid: str) -> list[Event]:
         )
         for each in connection.execute(query)
     ]
+
+
+_ORDER: Final = (study.c.rank, study.c.last_image_at, study.c.id)
+
+
+def _found(connection: sa.Connection, wanted: Wanted) -> tuple[Sequence[int], int]:
+    """Ids of the page, and how many there are: without a look at what the rows before it show."""
+    ids, first = sa.select(study.c.id).where(*_conditions(wanted)).order_by(*_ORDER), PAGE * wanted.page
+    if wanted.text:  # every row is looked at in any case: once, not once more to count
+        found = connection.execute(ids).scalars().all()
+        return found[first : first + PAGE], len(found)
+    counting = sa.select(sa.func.count()).select_from(study).where(*_conditions(wanted))
+    return connection.execute(ids.limit(PAGE).offset(first)).scalars().all(), connection.execute(counting).scalar_one()
 
 
 def _columns() -> sa.Select[Any]:

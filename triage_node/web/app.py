@@ -37,6 +37,7 @@ def create_app(site: Site) -> FastAPI:
     app = FastAPI(title="triage-node", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.site = site
     app.state.throttle = access.Throttle()
+    app.state.watch = worklist.Watch()
     app.add_middleware(_WithHeaders)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
     for part in (access, worklist, study, trying, figures, system, status):

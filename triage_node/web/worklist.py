@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
+from threading import Lock
+from time import monotonic
 from typing import Annotated, Any, Final
 from urllib.parse import urlencode
 
@@ -125,6 +128,24 @@ def worklist_json(request: Request, asked: Asked, who: In) -> JSONResponse:
     )
 
 
+class Watch:
+    """What the rows of some filters say, asked for once however many browsers watch them."""
+
+    def __init__(self) -> None:
+        self._told: dict[Filters, tuple[float, str]] = {}
+        self._lock = Lock()
+
+    def fingerprint(self, site: Site, asked: Filters) -> str:
+        """Not older than LOOK_EVERY_S."""
+        with self._lock:
+            since, told = self._told.get(asked, (-math.inf, ""))
+            if monotonic() - since > LOOK_EVERY_S:
+                told = _fingerprint(site, asked)
+                recent = {key: each for key, each in self._told.items() if monotonic() - each[0] < 60}
+                self._told = recent | {asked: (monotonic(), told)}
+            return told
+
+
 @router.get("/events")
 async def events(request: Request, asked: Asked) -> StreamingResponse:
     """Server-sent events: another "state" when the rows of these filters are not the same any more."""
@@ -159,14 +180,14 @@ def _content(site: Site, asked: Filters) -> dict[str, Any]:
 
 
 async def _changes(request: Request, asked: Filters) -> AsyncIterator[str]:
-    site = site_of(request)
-    seen = await run_in_threadpool(_fingerprint, site, asked)
+    site, watch = site_of(request), request.app.state.watch
+    seen = await run_in_threadpool(watch.fingerprint, site, asked)
     yield f"event: state\ndata: {seen}\n\n"
     for turn in range(int(STREAM_S / LOOK_EVERY_S)):
         await asyncio.sleep(LOOK_EVERY_S)
         if await request.is_disconnected():
             return
-        now = await run_in_threadpool(_fingerprint, site, asked)
+        now = await run_in_threadpool(watch.fingerprint, site, asked)
         if now != seen:
             seen = now
             yield f"event: state\ndata: {seen}\n\n"
