@@ -30,6 +30,13 @@ _PIXELS: Final = 0x7FE00008  # Float, Double Float, Pixel Data: no header elemen
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD  # PS3.5 7.5
 
 
+_DELIMITERS: Final = 0xFFFE
+_SYNTAX: Final = 0x00020010
+_IMPLICIT: Final = b"1.2.840.10008.1.2"
+_NOT_READ: Final = (b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.2")
+"""Deflated, whose size nobody knows before, and Big Endian."""
+
+
 class _Unusual(Exception):
     """What is left to pydicom."""
 
@@ -55,6 +62,45 @@ def first_texts(dataset: memoryview | bytes, tags: Collection[int], *, explicit_
     except (_Unusual, struct.error, UnicodeDecodeError, RecursionError):
         return None
     return found
+
+
+def count_header(file: memoryview | bytes, *, most: int) -> int | None:
+    """Elements and items before the pixels of a PS3.10 file, nested ones too, without building any.
+
+    None where there are more than `most`, or what is there is not Little Endian and well formed. pydicom makes objects
+    of whatever lies in sequences of undefined length, wanted or not: a megabyte of empty items takes a hundred.
+    """
+    if bytes(file[128:132]) != b"DICM":
+        return None
+    try:
+        return _counted(file, most)
+    except (_Unusual, struct.error):
+        return None
+
+
+def _counted(file: memoryview | bytes, most: int) -> int | None:
+    at, count, depth, explicit_vr, syntax = 132, 0, 0, True, b""
+    while at < len(file):
+        group, element = struct.unpack_from("<HH", file, at)
+        if depth == 0 and syntax and group != 2:
+            explicit_vr, syntax = syntax != _IMPLICIT, b""
+        tag, count = group << 16 | element, count + 1
+        if count > most:
+            return None
+        if depth == 0 and tag >= _PIXELS and group != _DELIMITERS:
+            return count
+        if group == _DELIMITERS:
+            depth -= tag == _SEQUENCE_END
+            at += 8
+            continue
+        value_at, length = _value(file, at, explicit_vr)
+        if tag == _SYNTAX:
+            syntax = bytes(file[value_at : value_at + length]).rstrip(b"\0 ")
+            if syntax in _NOT_READ:
+                return None
+        depth += length == _UNDEFINED
+        at = value_at if length == _UNDEFINED else value_at + length
+    return count
 
 
 def _elements(dataset: memoryview | bytes, at: int, explicit_vr: bool) -> Iterator[tuple[int, int, int]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,14 +12,17 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 from PIL import Image
+from pydicom import dcmread
 from pydicom.uid import generate_uid
 
 from tests import ct
 from tests.site import Site
 from triage_node.domain import CLASSES, Prediction, TrialKind, TrialState, Volume
+from triage_node.errors import InferenceError
 from triage_node.infer.bundle import find_bundle
 from triage_node.infer.process import InferenceProcess
 from triage_node.pipeline.analysis import GUESSED, Predict
+from triage_node.pipeline.retention import remove_old
 from triage_node.pipeline.trying import try_next
 from triage_node.service.work import _analyze_or_wait
 from triage_node.store import trials
@@ -121,7 +126,7 @@ def test_studies_go_first_also_those_that_come_between_two_series(site: Site, mo
     give_series(site, 18, 22)
     site.receive(*np.linspace(0, 100, 24))
     noting = Noting(model)
-    assert _analyze_or_wait(site.parts, noting)  # type: ignore[arg-type]
+    assert _analyze_or_wait(site.parts, noting, threading.Event())  # type: ignore[arg-type]
     assert noting.seen == [24]
     assert ended(site).state is TrialState.WAITING
 
@@ -133,7 +138,7 @@ def test_studies_go_first_also_those_that_come_between_two_series(site: Site, mo
         site.complete()
 
     noting = Noting(model, another_study)
-    assert _analyze_or_wait(site.parts, noting)  # type: ignore[arg-type]
+    assert _analyze_or_wait(site.parts, noting, threading.Event())  # type: ignore[arg-type]
     assert sorted((noting.seen[0], noting.seen[2])) == [18, 22]
     assert noting.seen[1] == 26
     assert ended(site).state is TrialState.DONE
@@ -172,14 +177,44 @@ def test_what_is_no_picture_after_all_is_said(site: Site, model: InferenceProces
     assert ended(site).detail == "The analysis failed: no readable PNG or JPEG picture."
 
 
-def test_a_model_that_fails_ends_the_trial_in_words(site: Site, tmp_path: Path) -> None:
-    give_series(site, 20)
-    with InferenceProcess(tmp_path / "no-bundle", timeout_s=10) as broken:
-        assert try_next(site.parts, broken)
-    assert ended(site).state is TrialState.FAILED
-    assert (ended(site).detail or "").startswith("The analysis failed: ")
-    assert results(site) == []
+def test_what_fails_in_one_series_is_said_of_it_and_the_others_go_on(site: Site, model: InferenceProcess) -> None:
+    """The model breaks off, and of a series without a study not even a notice can be made."""
+    give_series(site, 18, 20, 22)
+    for path in (images_folder(site) / "2").iterdir():
+        image = dcmread(path)
+        del image.StudyInstanceUID
+        image.save_as(path)
+
+    class Breaking(Noting):
+        def predict(self, volume: Volume) -> Prediction:
+            if len(volume.hu) == 20:
+                raise InferenceError("the model took too long")
+            return super().predict(volume)
+
+    assert try_next(site.parts, Breaking(model))
+    assert ended(site).state is TrialState.DONE
+    assert sorted(str(told["outcome"]) for told in results(site)) == ["ANALYZED", "FAILED", "FAILED"]
     assert their_rows(site) == 0
+
+
+def test_a_worker_that_stops_gives_a_trial_back_between_its_series(site: Site, model: InferenceProcess) -> None:
+    give_series(site, 18, 20)
+    noting = Noting(model)
+    for _ in range(3):  # never an attempt that counts
+        assert try_next(site.parts, noting, stopping=lambda: len(noting.seen) == 1)
+        assert ended(site).state is TrialState.WAITING
+        noting.seen.clear()
+    assert try_next(site.parts, noting)
+    assert (ended(site).state, len(noting.seen)) == (TrialState.DONE, 2)
+
+
+def test_what_was_tried_makes_room_before_any_study_does(site: Site, model: InferenceProcess) -> None:
+    give_series(site, 18)
+    assert try_next(site.parts, model)
+    fuller = replace(site.parts.config, retention=replace(site.parts.config.retention, free_mb=10**9))
+    remove_old(replace(site.parts, config=fuller))
+    assert trials.ids(site.parts.database) == set()
+    assert not site.parts.spool.trial_folder(ID).exists()
 
 
 def test_a_trial_that_takes_two_workers_with_it_gets_no_third(site: Site, model: InferenceProcess) -> None:

@@ -12,7 +12,7 @@ from pydicom.filewriter import write_dataset
 from pydicom.sequence import Sequence
 
 from tests.tools import real_head_ct
-from triage_node.elements import first_texts
+from triage_node.elements import count_header, first_texts
 
 SOP_UID, SERIES_UID, POSITION, ORIENTATION, ABSENT = 0x00080018, 0x0020000E, 0x00200032, 0x00200037, 0x00200010
 TAGS = (SOP_UID, SERIES_UID, POSITION, ORIENTATION, ABSENT)
@@ -104,3 +104,15 @@ def test_a_data_set_that_ends_inside_a_later_element_is_left_to_pydicom() -> Non
     whole = encoded(explicit_vr=True, undefined=False)
     rows = whole.index(struct.pack("<HH2s", 0x0028, 0x0010, b"US"))
     assert first_texts(whole[: rows + 9], TAGS, explicit_vr=True) is None
+
+
+def test_the_elements_of_a_header_are_counted_without_reading_them() -> None:
+    path = min(real_head_ct().glob("*.dcm"))
+    image = dcmread(path, stop_before_pixels=True)
+    flat = len(image.file_meta) + sum(1 for element in image if element.VR != "SQ")
+    count = count_header(path.read_bytes(), most=100_000)
+    assert count is not None
+    assert flat <= count < 3 * flat
+    assert count_header(path.read_bytes(), most=count - 1) is None
+    assert count_header(b"no DICOM file", most=10) is None
+    assert count_header(path.read_bytes()[:400], most=100_000) is None

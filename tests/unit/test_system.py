@@ -140,6 +140,17 @@ def test_dead_letters_are_sent_again_all_of_a_destination_or_one_and_it_is_writt
     assert (newest.user, newest.action, newest.study_id) == ("the-admin", *noted)
 
 
+def test_what_has_nowhere_to_go_stays_a_dead_letter(site: Site, clock: Clock, come_in: Open) -> None:
+    """Else it would wait for ever, where nobody sees it."""
+    (gone,) = die(site, clock, "old-pacs")
+    die(site, clock, "pacs", study="2")
+    client = come_in()
+    form = {"csrf": csrf(client)}
+    assert "One dead letter will be sent again." in client.post("/system/again", data=form).text
+    assert client.post(f"/system/again/letter/{gone}", data=form).status_code == 404
+    assert [letter.destination for letter in system.letters(site.database)] == ["old-pacs"]
+
+
 def test_what_is_no_dead_letter_is_not_sent_again(site: Site, clock: Clock, come_in: Open) -> None:
     (letter,) = die(site, clock, "pacs")
     client = come_in()

@@ -18,6 +18,7 @@ from fastapi.testclient import TestClient
 from tests.arrivals import Clock
 from tests.uploads import CONTENT_TYPE, ct_images, field, file, form, zipped
 from triage_node import config as configuration
+from triage_node import log
 from triage_node.admit import no_step
 from triage_node.domain import TrialKind, TrialState
 from triage_node.errors import LeaseLost
@@ -204,7 +205,9 @@ def test_what_is_given_waits_for_a_worker_and_enters_no_other_table(site: Site, 
     assert answer.headers["location"] in client.get("/try").text
     assert HOSTILE not in str(list(site.spool.root.rglob("*")))
     assert set(rows(site)) == {"session", "audit", "trial"}
-    assert [trace.action for trace in reversed(access.trail(site.database))] == ["try given", "try"]
+    tried = log.ref(answer.headers["location"].rpartition("/")[2])
+    trail = [trace.action for trace in reversed(access.trail(site.database))]
+    assert trail == [f"try given {tried}", f"try {tried}"]
 
 
 def test_a_script_gets_the_address_and_words_as_json(site: Site, tmp_path: Path) -> None:
@@ -256,11 +259,38 @@ def test_a_fourth_trial_waits_for_its_turn_to_be_given(site: Site, tmp_path: Pat
     assert len(left(site)) == 3
 
 
-def test_a_full_disk_takes_nothing(site: Site, tmp_path: Path) -> None:
-    full = replace(site, config=replace(site.config, node=configuration.Node(min_free_mb=10**9)))
+@pytest.mark.parametrize("section", ["node", "retention"])
+def test_a_full_disk_takes_nothing(site: Site, tmp_path: Path, section: str) -> None:
+    """Nor one so full that studies are removed early, to make room."""
+    free = {"node": configuration.Node(min_free_mb=10**9), "retention": configuration.Retention(free_mb=10**9)}
+    full = replace(site, config=replace(site.config, **{section: free[section]}))  # type: ignore[arg-type]
     answer = give(come_in(full), *ct_images(tmp_path / "ct", 1))
     assert answer.status_code == 507
     assert left(site) == []
+
+
+def test_of_a_user_one_upload_at_a_time_is_taken(site: Site, tmp_path: Path) -> None:
+    client = come_in(site)
+    uploading = client.app.state.uploading  # type: ignore[attr-defined]
+    uploading.add("ann")
+    images = ct_images(tmp_path / "ct", 1)
+    assert give(client, *images).status_code == 429
+    uploading.clear()
+    assert give(client, *images).status_code == 303
+    assert uploading == set()
+
+
+def test_what_is_unknown_is_shown_before_what_was_found_negative(site: Site, clock: Clock) -> None:
+    results = [
+        {**RESULT, "outcome": outcome, "priority": priority, "detail": detail, "findings": [], "probabilities": {}}
+        for outcome, priority, detail in (
+            ("NOT_ANALYZED", "NONE", "a localizer"), ("ANALYZED", "ROUTINE", "nothing"), ("FAILED", "NONE", "it broke")
+        )
+    ]  # fmt: skip
+    add(site.database, clock, ID)
+    trials.finish(site.database, claim(site.database, clock), results, now=clock())
+    header = come_in(site).get(f"/try/{ID}").text.partition('<header class="study">')[2].partition("</header>")[0]
+    assert 'class="flag FAILED"' in header
 
 
 def test_no_more_is_read_of_an_endless_form_than_it_may_have(site: Site) -> None:
@@ -335,7 +365,8 @@ def test_only_who_gave_it_and_admins_see_a_trial_or_remove_it(site: Site, clock:
     assert ann.get(f"/try/{ID}").status_code == 404
     assert left(site) == []
     looked = {(trace.user, trace.action) for trace in access.trail(site.database)}
-    assert looked == {("root", "try"), ("ann", "try"), ("ann", "try removed")}
+    tried = log.ref(ID)
+    assert looked == {("root", f"try {tried}"), ("ann", f"try {tried}"), ("ann", f"try removed {tried}")}
 
 
 @pytest.mark.parametrize("wrong", ["..%2f..%2fdb", "x" * 32, ID[:-1], ID + "0"])
@@ -371,7 +402,7 @@ def test_the_trail_has_a_line_for_what_was_seen_and_none_for_every_second_of_wai
     assert access.trail(site.database) == []
     trials.finish(site.database, claim(site.database, clock), [], now=clock())
     client.get(f"/try/{ID}.json")
-    assert [trace.action for trace in access.trail(site.database)] == ["try"]
+    assert [trace.action for trace in access.trail(site.database)] == [f"try {log.ref(ID)}"]
 
 
 def test_no_table_points_to_a_trial_and_a_trial_points_to_none() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import stat
 import struct
 import zipfile
@@ -16,7 +17,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from tests.uploads import CONTENT_TYPE, ct_images, field, file, form, zipped
 from triage_node.domain import TrialKind
-from triage_node.web.upload import Allowance, Form, Kept, Refused, keep_usable
+from triage_node.web.upload import Allowance, Form, Kept, Refused, keep_usable, refuse_where_full
 
 OURS = field("csrf", "ours")
 MB = 1_000_000
@@ -195,6 +196,28 @@ def test_a_deflated_data_set_is_not_inflated(tmp_path: Path) -> None:
     image.save_as(path)
     with pytest.raises(Refused, match="The file is no"):
         keep(tmp_path / "trial", path.read_bytes())
+
+
+def test_headers_that_would_fill_the_memory_are_not_read(tmp_path: Path) -> None:
+    """Items of 8 bytes, of which pydicom makes half a kilobyte each."""
+    whole = ct_images(tmp_path / "ct")[0]
+    item = struct.pack("<HHL", 0xFFFE, 0xE000, 0)
+    bomb = struct.pack("<HH2sHL", 0x0008, 0x1140, b"SQ", 0, 0xFFFFFFFF) + 200_000 * item
+    at = whole.index(struct.pack("<HH2s", 0x0010, 0x0010, b"PN"))
+    with_bomb = whole[:at] + bomb + struct.pack("<HHL", 0xFFFE, 0xE0DD, 0) + whole[at:]
+    with pytest.raises(Refused, match="The file is no"):
+        keep(tmp_path / "one", with_bomb)
+    smaller = with_bomb.replace(101_000 * item, b"", 1)
+    assert keep(tmp_path / "smaller", smaller).files == 1
+    with pytest.raises(Refused, match="far too long"):
+        keep(tmp_path / "several", *[smaller] * 3, limits=allowance(most_files=200))
+
+
+def test_a_disk_that_runs_full_is_not_called_a_broken_zip(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="disk") as refused:
+        refuse_where_full(OSError(errno.ENOSPC, "No space left on device"))
+    assert refused.value.code == 507
+    refuse_where_full(OSError(errno.EIO, "Input/output error"))
 
 
 # ---------------------------------------------------------------- hostile zips

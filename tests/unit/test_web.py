@@ -86,6 +86,17 @@ def test_nobody_sees_anything_without_a_session(site: Site, path: str) -> None:
     assert "Worklist" not in answer.text
 
 
+FORMS = ["/login", "/logout", "/search", "/system/again", "/study/1/opinion", f"/try/{'0' * 32}/remove"]
+
+
+@pytest.mark.parametrize("path", FORMS)
+def test_nobody_sends_more_than_a_form_holds(site: Site, path: str) -> None:
+    """Forms are parsed before it is known who sends them; nothing of this length is kept on the disk."""
+    client = TestClient(create_app(site), follow_redirects=False)
+    answer = client.post(path, files={"a": ("a", b"x" * 200_000)})
+    assert answer.status_code == 413
+
+
 def test_health_needs_no_session_and_names_nobody(site: Site) -> None:
     answer = TestClient(create_app(site)).get("/healthz")
     assert (answer.status_code, answer.json()) == (503, {"roles": []})

@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 
 from pydicom import dcmread
 
-from triage_node import report
+from triage_node import log, report
 from triage_node.assemble import assemble
 from triage_node.config import Config
 from triage_node.decide import decide
@@ -39,6 +39,7 @@ from triage_node.domain import (
 from triage_node.errors import NotSuitable
 from triage_node.locate import locate
 from triage_node.picture import picture_volume, read_picture
+from triage_node.pipeline.heartbeat import safe
 from triage_node.report.uids import ResultUids
 
 GUESSED: Final = "Made from a picture: its window, its scale and the slices beside it are guessed."
@@ -136,14 +137,15 @@ def analyze_picture(path: Path, predictor: Predict) -> Analysis:
     volume = replace(picture_volume(read_picture(path)), warnings=(GUESSED,))
     prediction = replace(predictor.predict(volume), volumes_ml=dict.fromkeys(CLASSES), volume_intervals_ml={})
     decision = decide(prediction, (), {})
+    detail = decision.reason if decision.suspected else f"{decision.reason} in this slice; the rest was not seen"
     return Analysis(
         outcome=Outcome.ANALYZED,
         priority=Priority.NONE,
         reason=None,
-        detail=decision.reason,
+        detail=detail,
         objects=(),
         result={
-            **_outcome_json(Outcome.ANALYZED, None, decision.reason, Priority.NONE),
+            **_outcome_json(Outcome.ANALYZED, None, detail, Priority.NONE),
             **_prediction_json(volume, prediction, decision, {}),
             "timings_s": {"infer": round(monotonic() - started, 3)},
         },
@@ -154,6 +156,22 @@ def analyze_picture(path: Path, predictor: Predict) -> Analysis:
 def failed(paths: Sequence[Path], making: Making, detail: str) -> Analysis:
     """A series that could not be analysed although it should have been: visible, never silent."""
     return _notice(paths, making, Outcome.FAILED, "ANALYSIS_FAILED", detail)
+
+
+def end_as_failed(paths: Sequence[Path], making: Making, detail: str) -> Analysis:
+    """As `failed`; without a notice where none can be made."""
+    try:
+        return failed(paths, making, detail)
+    except Exception as error:  # noqa: BLE001 - process boundary: FAILED must be recorded even without a notice
+        log.event("no notice could be made for a failed series", error=safe(error))
+        return Analysis(
+            outcome=Outcome.FAILED,
+            priority=Priority.NONE,
+            reason="ANALYSIS_FAILED",
+            detail=detail,
+            objects=(),
+            result={**_outcome_json(Outcome.FAILED, "ANALYSIS_FAILED", detail, Priority.NONE), **_nothing_known()},
+        )
 
 
 def duplicate(paths: Sequence[Path], making: Making) -> Analysis:
@@ -186,7 +204,18 @@ def _notice(paths: Sequence[Path], making: Making, outcome: Outcome, reason: str
         uids=making.uids,
         created_at=making.created_at,
     )
-    empty: dict[str, Any] = {
+    return Analysis(
+        outcome=outcome,
+        priority=Priority.NONE,
+        reason=reason,
+        detail=detail,
+        objects=objects,
+        result={**_base_json(paths[0], outcome, reason, detail, Priority.NONE), **_nothing_known()},
+    )
+
+
+def _nothing_known() -> dict[str, Any]:
+    return {
         "probabilities": dict.fromkeys(CLASSES),
         "volumes_ml": dict.fromkeys(CLASSES),
         "volume_intervals_ml": dict.fromkeys(CLASSES),
@@ -200,14 +229,6 @@ def _notice(paths: Sequence[Path], making: Making, outcome: Outcome, reason: str
         "bundle": None,
         "timings_s": {},
     }
-    return Analysis(
-        outcome=outcome,
-        priority=Priority.NONE,
-        reason=reason,
-        detail=detail,
-        objects=objects,
-        result={**_base_json(paths[0], outcome, reason, detail, Priority.NONE), **empty},
-    )
 
 
 def _base_json(source: Path, outcome: Outcome, reason: str | None, detail: str, priority: Priority) -> dict[str, Any]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from time import monotonic, sleep
 from typing import Final
 
 from triage_node import log
 from triage_node.complete import STILL_GROWING
 from triage_node.config import Config
-from triage_node.domain import NotAnalyzedReason, ObjectKind, Outcome, Patient, Priority, ResultObject
+from triage_node.domain import NotAnalyzedReason, ObjectKind, Outcome, Patient, ResultObject
 from triage_node.errors import LeaseLost
 from triage_node.pipeline.analysis import (
     Analysis,
@@ -20,7 +19,7 @@ from triage_node.pipeline.analysis import (
     Predict,
     analyze_series,
     duplicate,
-    failed,
+    end_as_failed,
     object_json,
     producer,
 )
@@ -96,7 +95,7 @@ def _analyze_claimed(parts: Parts, held: claims.Claim, predictor: Predict) -> An
         received_at=held.received_at,
     )
     if held.attempts > parts.config.work.attempts:
-        return _end_as_failed(paths, making, "the analysis was interrupted too often")
+        return end_as_failed(paths, making, "the analysis was interrupted too often")
     try:
         place = place_in_study(parts, held)
         if place is Place.WAITS:
@@ -111,22 +110,7 @@ def _analyze_claimed(parts: Parts, held: claims.Claim, predictor: Predict) -> An
             later = parts.clock() + timedelta(seconds=RETRY_AFTER_S)
             claims.give_back(parts.database, held, not_before=later)
             return None
-        return _end_as_failed(paths, making, f"the analysis failed ({type(error).__name__})")
-
-
-def _end_as_failed(paths: Sequence[Path], making: Making, detail: str) -> Analysis:
-    try:
-        return failed(paths, making, detail)
-    except Exception as error:  # noqa: BLE001 - process boundary: FAILED must be recorded even without a notice
-        log.event("no notice could be made for a failed series", error=safe(error))
-        return Analysis(
-            outcome=Outcome.FAILED,
-            priority=Priority.NONE,
-            reason="ANALYSIS_FAILED",
-            detail=detail,
-            objects=(),
-            result={"outcome": Outcome.FAILED.value, "reason": "ANALYSIS_FAILED", "detail": detail},
-        )
+        return end_as_failed(paths, making, f"the analysis failed ({type(error).__name__})")
 
 
 def _wait_for_a_better_series(parts: Parts, held: claims.Claim) -> None:

@@ -22,7 +22,7 @@ from triage_node.pipeline.analysis import (
     Predict,
     analyze_series,
     duplicate,
-    failed,
+    end_as_failed,
     object_json,
     producer,
 )
@@ -44,11 +44,17 @@ def analyze_folder(
 
 
 def analyze_files(
-    folder: Path, *, config: Config, predictor: Predict, now: datetime, before: Before = lambda number, count: None
+    folder: Path,
+    *,
+    config: Config,
+    predictor: Predict,
+    now: datetime,
+    before: Before = lambda number, count: None,
+    keep_going: bool = False,
 ) -> Iterator[tuple[str, Analysis]]:
     """Series Instance UID and analysis of each CT series of a folder, one at a time; of a study the best first.
 
-    Raises UsageError when the folder holds no CT image, and InferenceError.
+    Raises UsageError when the folder holds no CT image, and InferenceError; to `keep_going`, that ends one series only.
     """
     found = _series_in(folder)
     drawn = [made for series_uid, paths in found.items() if (made := sketch(series_uid, paths))]
@@ -62,7 +68,7 @@ def analyze_files(
         if own and turn(own, siblings) is Turn.DUPLICATE:
             analysis = duplicate(paths, making)
         else:
-            analysis = _analyze(paths, config, predictor, making)
+            analysis = _analyze(paths, config, predictor, making, keep_going=keep_going)
         if own and analysis.outcome == Outcome.ANALYZED:
             siblings.append((own, Stand.ANALYZED))
         yield series_uid, analysis
@@ -76,14 +82,16 @@ def _making(series_uid: str, config: Config, now: datetime) -> Making:
     return Making(producer=producer(config, bundle=None), uids=uids, created_at=now)
 
 
-def _analyze(paths: Sequence[Path], config: Config, predictor: Predict, making: Making) -> Analysis:
+def _analyze(
+    paths: Sequence[Path], config: Config, predictor: Predict, making: Making, *, keep_going: bool
+) -> Analysis:
     try:
         return analyze_series(paths, config, predictor, making)
-    except InferenceError:
-        raise  # no other series would fare better
-    except Exception as error:  # noqa: BLE001 - boundary of one series: the others of the folder go on
+    except Exception as error:
+        if isinstance(error, InferenceError) and not keep_going:
+            raise  # who waits for the command is told at once
         log.event("analysis failed", series=log.ref(making.uids.series_uid), error=type(error).__name__)
-        return failed(paths, making, f"the analysis failed ({type(error).__name__})")
+        return end_as_failed(paths, making, f"the analysis failed ({type(error).__name__})")
 
 
 def _series_in(folder: Path) -> dict[str, list[Path]]:

@@ -37,14 +37,24 @@ def _remove_trials(parts: Parts) -> None:
     """What was tried long ago; and what an upload or a removal left that a crash cut short."""
     old = trials.older(parts.database, parts.clock() - timedelta(hours=parts.config.web.keep_trials_h))
     for trial_id in old:
-        trials.remove(parts.database, trial_id)
-        parts.spool.remove_trial(trial_id)
+        _remove_trial(parts, trial_id)
+    for trial_id in trials.ended(parts.database):
+        parts.spool.remove_trial_images(trial_id)
     lost = parts.spool.sweep_trials(keep=trials.ids(parts.database), older_than=parts.clock() - UPLOAD_AT_MOST)
     if old or lost:
         log.event("trials removed", old=len(old), without_a_row=lost)
 
 
+def _remove_trial(parts: Parts, trial_id: str) -> None:
+    trials.remove(parts.database, trial_id)
+    parts.spool.remove_trial(trial_id)
+
+
 def _make_room(parts: Parts) -> None:
+    for trial_id in trials.ended(parts.database):  # before any study
+        if parts.spool.free_mb() >= parts.config.retention.free_mb:
+            return
+        _remove_trial(parts, trial_id)
     before = parts.clock() - UNDER_PRESSURE
     while parts.spool.free_mb() < parts.config.retention.free_mb:
         if not _remove(parts, before, series=1):  # as much as is needed, and no more

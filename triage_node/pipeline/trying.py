@@ -6,6 +6,7 @@ the PACS go first, between the series of a trial, too.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -25,10 +26,11 @@ TRIES: Final = 2
 """A trial that took two workers with it does not get a third."""
 
 
-def try_next(parts: Parts, predictor: Predict) -> bool:
+def try_next(parts: Parts, predictor: Predict, *, stopping: Callable[[], bool] = lambda: False) -> bool:
     """Claim one trial and take it to its end; returns whether there was one.
 
-    What goes wrong is said on its page. A worker that dies gives it back by its lease.
+    What goes wrong is said on its page. A worker that is `stopping` gives it back between two series, one that dies by
+    its lease.
     """
     if not trials.has_claimable(parts.database, now=parts.clock()):
         return False
@@ -38,24 +40,34 @@ def try_next(parts: Parts, predictor: Predict) -> bool:
     parts.step("trial claimed")
     try:
         with heartbeat(parts, partial(trials.heartbeat, parts.database, held), log.ref(held.id)):
-            _run(parts, held, predictor)
+            _run(parts, held, predictor, stopping)
         parts.spool.remove_trial_images(held.id)
+    except _Stopped:
+        trials.give_back(parts.database, held)
     except LeaseLost:
         log.event("a trial was removed or taken over, its result is dropped", trial=log.ref(held.id))
+        if trials.get(parts.database, held.id) is None:
+            parts.spool.remove_trial(held.id)  # what was written since
     return True
 
 
 # ---------------------------------------------------------------- steps
 
 
-def _run(parts: Parts, held: Claim, predictor: Predict) -> None:
+class _Stopped(Exception):
+    """The worker is to end."""
+
+
+def _run(parts: Parts, held: Claim, predictor: Predict, stopping: Callable[[], bool]) -> None:
     if held.attempts > TRIES:
         _fail(parts, held, "The analysis was interrupted too often.")
         return
     try:
-        analyze = _analyze_picture if held.kind is TrialKind.PICTURE else _analyze_series
-        results = analyze(parts, held, predictor)
-    except LeaseLost:
+        if held.kind is TrialKind.PICTURE:
+            results = _analyze_picture(parts, held, predictor)
+        else:
+            results = _analyze_series(parts, held, predictor, stopping)
+    except (LeaseLost, _Stopped):
         raise
     except TriageNodeError as error:
         _fail(parts, held, f"The analysis failed: {error}.")
@@ -66,9 +78,11 @@ def _run(parts: Parts, held: Claim, predictor: Predict) -> None:
         log.event("tried", trial=log.ref(held.id), kind=held.kind.value, series=len(results))
 
 
-def _analyze_series(parts: Parts, held: Claim, predictor: Predict) -> list[dict[str, Any]]:
+def _analyze_series(
+    parts: Parts, held: Claim, predictor: Predict, stopping: Callable[[], bool]
+) -> list[dict[str, Any]]:
     def before(number: int, count: int) -> None:
-        _let_studies_go_first(parts, held, predictor)
+        _let_studies_go_first(parts, held, predictor, stopping)
         trials.note_stage(parts.database, held, f"series {number} of {count}")
 
     # what is tried is as old as it is
@@ -79,6 +93,7 @@ def _analyze_series(parts: Parts, held: Claim, predictor: Predict) -> list[dict[
         predictor=predictor,
         now=parts.clock().astimezone(),
         before=before,
+        keep_going=True,
     )
     return [_looked_at(parts, held, number, analysis) for number, (_, analysis) in enumerate(analyses, start=1)]
 
@@ -89,10 +104,12 @@ def _analyze_picture(parts: Parts, held: Claim, predictor: Predict) -> list[dict
     return [_looked_at(parts, held, 1, analyze_picture(path, predictor))]
 
 
-def _let_studies_go_first(parts: Parts, held: Claim, predictor: Predict) -> None:
-    while claims.has_claimable(parts.database, now=parts.clock()):
+def _let_studies_go_first(parts: Parts, held: Claim, predictor: Predict, stopping: Callable[[], bool]) -> None:
+    while not stopping() and claims.has_claimable(parts.database, now=parts.clock()):
         trials.note_stage(parts.database, held, "a study from the PACS goes first")
         analyze_next(parts, predictor)
+    if stopping():
+        raise _Stopped
 
 
 def _looked_at(parts: Parts, held: Claim, number: int, analysis: Analysis) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def run(parts: Parts, stop: threading.Event) -> None:
         _warm_up(predictor)
         with present(parts, "work", None):
             while not stop.is_set():
-                if not _analyze_or_wait(parts, predictor):
+                if not _analyze_or_wait(parts, predictor, stop):
                     stop.wait(POLL_S)
 
 
@@ -49,9 +49,9 @@ def _warm_up(predictor: InferenceProcess) -> None:
         log.event("the model does not start: series will end as FAILED", error=str(error))
 
 
-def _analyze_or_wait(parts: Parts, predictor: InferenceProcess) -> bool:
+def _analyze_or_wait(parts: Parts, predictor: InferenceProcess, stop: threading.Event) -> bool:
     try:
-        return analyze_next(parts, predictor) or try_next(parts, predictor)
+        return analyze_next(parts, predictor) or try_next(parts, predictor, stopping=stop.is_set)
     except Exception as error:  # noqa: BLE001 - process boundary: a worker must go on; leases give series back
         log.event("worker failed, will go on", error=type(error).__name__)
         time.sleep(1.0)

@@ -36,6 +36,8 @@ class Traffic:
     sent: int
     """Those that it confirmed are not among them."""
     confirmed: int
+    unconfirmed: int
+    """Those that were sent and are to be confirmed yet."""
     dead: int
     last_sent_at: datetime | None
     error: str | None
@@ -157,6 +159,9 @@ def _traffic(connection: sa.Connection, destination: str, states: dict[str, int]
         waiting=sum(states.get(state, 0) for state in UNSENT),
         sent=states.get(OutboxState.SENT, 0),
         confirmed=states.get(OutboxState.CONFIRMED, 0),
+        unconfirmed=connection.execute(
+            sa.select(sa.func.count()).where(here, outbox.c.commitment_due.is_not(None))
+        ).scalar_one(),
         dead=states.get(OutboxState.DEAD, 0),
         last_sent_at=connection.execute(sa.select(sa.func.max(outbox.c.sent_at)).where(here)).scalar(),
         error=failed.error if failed else None,

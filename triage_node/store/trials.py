@@ -20,7 +20,7 @@ from triage_node.store.database import Database
 from triage_node.store.schema import trial
 
 WAITING_AT_MOST: Final = 3
-"""Trials of one user that have not ended: nobody fills the disk."""
+"""Trials of one user that have not ended."""
 _OPEN: Final = (TrialState.WAITING.value, TrialState.RUNNING.value)
 
 
@@ -167,6 +167,11 @@ def fail(database: Database, held: Claim, detail: str, *, now: datetime) -> None
     _update(database, held, state=TrialState.FAILED.value, stage=None, detail=detail[:400], ended_at=now)
 
 
+def give_back(database: Database, held: Claim) -> None:
+    """RUNNING -> WAITING, and the try does not count: the worker stops. Raises LeaseLost as `heartbeat`."""
+    _update(database, held, state=TrialState.WAITING.value, stage=None, token=None, attempts=trial.c.attempts - 1)
+
+
 # ---------------------------------------------------------------- removal
 
 
@@ -180,6 +185,13 @@ def older(database: Database, before: datetime) -> list[str]:
     """Those that were made before a moment."""
     with database.reading() as connection:
         return list(connection.execute(sa.select(trial.c.id).where(trial.c.made_at < before)).scalars())
+
+
+def ended(database: Database) -> list[str]:
+    """Those that have ended, oldest first."""
+    query = sa.select(trial.c.id).where(trial.c.ended_at.is_not(None)).order_by(trial.c.made_at)
+    with database.reading() as connection:
+        return list(connection.execute(query).scalars())
 
 
 def ids(database: Database) -> set[str]:

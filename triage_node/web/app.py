@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from triage_node import log
 from triage_node.web import access, figures, status, study, system, trying, worklist
@@ -32,12 +32,18 @@ HEADERS: Final = {
 }
 
 
+FORM_BYTES: Final = 65_536
+UNBOUNDED: Final = ("/try", "/try.json")
+"""What is sent there is counted as it comes, see upload."""
+
+
 def create_app(site: Site) -> FastAPI:
     """The pages of a node."""
     app = FastAPI(title="triage-node", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.site = site
     app.state.throttle = access.Throttle()
     app.state.watch = worklist.Watch()
+    app.state.uploading = set[str]()
     app.add_middleware(_WithHeaders)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
     for part in (access, worklist, study, trying, figures, system, status):
@@ -49,7 +55,7 @@ def create_app(site: Site) -> FastAPI:
 
 
 class _WithHeaders:
-    """ASGI: every answer carries HEADERS; static files may be kept by the browser."""
+    """ASGI: every answer carries HEADERS; static files may be kept by the browser. Forms are short."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -66,7 +72,17 @@ class _WithHeaders:
                 message["headers"] += [(name.encode(), value.encode()) for name, value in ours.items()]
             await send(message)
 
-        await self._app(scope, receive, with_headers)
+        read_bytes = 0
+
+        async def in_bounds() -> Message:
+            nonlocal read_bytes
+            message = await receive()
+            read_bytes += len(message.get("body", b""))
+            if read_bytes > FORM_BYTES and scope["path"] not in UNBOUNDED:
+                raise HTTPException(413, "this form is too long")
+            return message
+
+        await self._app(scope, in_bounds, with_headers)
 
 
 def _to_login(request: Request, _error: Exception) -> Response:

@@ -57,10 +57,11 @@ def system_json(request: Request) -> JSONResponse:
 
 @router.post("/system/again")
 def send_all_again(request: Request, who: Ours) -> Response:
-    """Every dead letter gets another try."""
+    """Every dead letter gets another try, but for those whose destination left the configuration."""
     site = site_of(request)
     note(request, who, "send again: all")
-    return _sent_again(outbox.retry_dead(site.database, now=site.clock()))
+    names = [destination.name for destination in site.config.destinations]
+    return _sent_again(sum(outbox.retry_dead(site.database, destination=name, now=site.clock()) for name in names))
 
 
 @router.post("/system/again/destination/{name}")
@@ -80,6 +81,8 @@ def send_letter_again(request: Request, who: Ours, letter_id: int) -> Response:
     letter = next((each for each in store.letters(site.database) if each.id == letter_id), None)
     if letter is None:
         raise HTTPException(404, "this dead letter is not there any more")
+    if letter.destination not in {destination.name for destination in site.config.destinations}:
+        raise HTTPException(404, "its destination is not in the configuration")
     note(request, who, "send again: one", letter.study_id)
     return _sent_again(outbox.retry_dead(site.database, ids=[letter_id], now=site.clock()), letter.destination)
 
@@ -163,6 +166,6 @@ def _how_it_goes(traffic: Traffic, destination: Destination | None) -> tuple[str
         return "some results will not be sent again by themselves", "bad"
     if traffic.waiting:
         return ("trying again" if traffic.error else "on their way"), "waiting"
-    if destination.commitment and traffic.sent:
+    if destination.commitment and traffic.unconfirmed:
         return "not everything is confirmed yet", "waiting"
     return ("everything is there" if traffic.last_sent_at else "nothing was sent yet"), "good"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Annotated, Any, Final
 
@@ -22,11 +22,14 @@ from triage_node.web import results, words
 from triage_node.web.access import note, our_form, visitor
 from triage_node.web.pages import page, site_of, wants_json
 from triage_node.web.site import Site
-from triage_node.web.upload import Allowance, Form, Kept, Refused, keep_usable
+from triage_node.web.upload import Allowance, Form, Kept, Refused, keep_usable, refuse_where_full
 
 DRAINED_BYTES: Final = 16_000_000
 """So much of a refused form is still read, and forgotten: a browser that is cut off while it sends shows no answer."""
-_URGENCY: Final = (Priority.STAT, Priority.HIGH, Priority.ROUTINE, Priority.NONE)
+_URGENCY: Final = (
+    Priority.STAT, Priority.HIGH, Outcome.FAILED, Priority.ROUTINE, Priority.NONE, Outcome.NOT_ANALYZED
+)  # fmt: skip
+"""Of the flags of series: what is unknown before what was found negative; NONE is that of a picture."""
 
 router = APIRouter()
 
@@ -81,7 +84,7 @@ def trial_json(request: Request, trial: Asked, who: In) -> JSONResponse:
     """How far it is and, in the end, the result.json of each series."""
     ended = trial.ended_at is not None
     if ended:  # before, nothing is told of the images: pages ask every second
-        note(request, who, "try")
+        note(request, who, f"try {log.ref(trial.id)}")
     found = trials.result(site_of(request).database, trial.id)
     return JSONResponse({"disclaimer": DISCLAIMER, **_progress(site_of(request), trial), "results": found})
 
@@ -89,7 +92,7 @@ def trial_json(request: Request, trial: Asked, who: In) -> JSONResponse:
 @router.get("/try/{trial_id}")
 def trial_page(request: Request, trial: Asked, who: In, series: int = 0) -> Response:
     """How far it is; in the end each series as a study is shown, one at a time."""
-    note(request, who, "try")
+    note(request, who, f"try {log.ref(trial.id)}")
     site = site_of(request)
     found = trials.result(site.database, trial.id)
     shown = [_series(number, result) for number, result in enumerate(found, start=1)]
@@ -118,7 +121,7 @@ def trial_page(request: Request, trial: Asked, who: In, series: int = 0) -> Resp
 def trial_file(request: Request, trial: Asked, number: int, name: str, who: In) -> Response:
     """A picture or a volume of one series."""
     answer = results.file(site_of(request).spool.trial_view(trial.id, number), name)
-    note(request, who, "try")
+    note(request, who, f"try {log.ref(trial.id)}")
     return answer
 
 
@@ -128,7 +131,7 @@ def remove(request: Request, trial: Asked, who: Ours) -> Response:
     site = site_of(request)
     trials.remove(site.database, trial.id)
     site.spool.remove_trial(trial.id)
-    note(request, who, "try removed")
+    note(request, who, f"try removed {log.ref(trial.id)}")
     return RedirectResponse("/try", status_code=303)
 
 
@@ -139,6 +142,24 @@ async def _take(request: Request, who: Visitor, chunks: AsyncIterator[bytes]) ->
     """Read the form to its end and let a worker have it; returns the id. Nothing is left of what is refused."""
     site, trial_id = site_of(request), secrets.token_hex(16)
     _require_turn(await run_in_threadpool(trials.may_add, site.database, who.user))
+    with _only_upload(request.app.state.uploading, who.user):
+        return await _upload(request, who, trial_id, chunks)
+
+
+@contextmanager
+def _only_upload(uploading: set[str], user: str) -> Iterator[None]:
+    """One at a time of each user: only whole trials are counted. The event loop has one thread, so no lock."""
+    if user in uploading:
+        raise Refused(429, "Another upload of yours is under way. Wait for its end.")
+    uploading.add(user)
+    try:
+        yield
+    finally:
+        uploading.discard(user)
+
+
+async def _upload(request: Request, who: Visitor, trial_id: str, chunks: AsyncIterator[bytes]) -> str:
+    site = site_of(request)
     folder = site.spool.trial_folder(trial_id)
     form = Form(request.headers.get("content-type", ""), folder, csrf=who.csrf, allowance=_allowance(site))
     added = False
@@ -149,10 +170,13 @@ async def _take(request: Request, who: Visitor, chunks: AsyncIterator[bytes]) ->
         kept = await run_in_threadpool(_keep, site, form, trial_id)
         added = await run_in_threadpool(_add, request, who, trial_id, kept)
         _require_turn(added)
+    except OSError as error:
+        refuse_where_full(error)
+        raise
     finally:
         form.close()
         if not added:
-            site.spool.remove_trial(trial_id)
+            await run_in_threadpool(site.spool.remove_trial, trial_id)
     return trial_id
 
 
@@ -162,7 +186,7 @@ def _require_turn(is_ones_turn: bool) -> None:
 
 
 def _allowance(site: Site) -> Allowance:
-    web, least_mb = site.config.web, site.config.node.min_free_mb
+    web, least_mb = site.config.web, max(site.config.node.min_free_mb, site.config.retention.free_mb)
     return Allowance(most_mb=web.try_mb, most_files=web.try_files, has_room=lambda: site.spool.free_mb() >= least_mb)
 
 
@@ -176,7 +200,7 @@ def _add(request: Request, who: Visitor, trial_id: str, kept: Kept) -> bool:
     site = site_of(request)
     if not trials.add(site.database, trial_id, user=who.user, now=site.clock(), **vars(kept)):
         return False
-    note(request, who, "try given")
+    note(request, who, f"try given {log.ref(trial_id)}")
     log.event("to be tried", trial=log.ref(trial_id), kind=kept.kind.value, files=kept.files)
     return True
 
@@ -261,5 +285,5 @@ def _series(number: int, result: dict[str, Any]) -> dict[str, Any]:
 
 def _most_urgent(shown: list[dict[str, Any]]) -> int:
     """Number of the series that is shown first; 0 for none."""
-    order = sorted(shown, key=lambda each: (each["flag"] == Outcome.NOT_ANALYZED, _URGENCY.index(each["priority"])))
+    order = sorted(shown, key=lambda each: _URGENCY.index(each["flag"]))
     return int(order[0]["number"]) if order else 0

@@ -2,12 +2,14 @@
 
 Nothing that is said of sizes, names or types is believed: bytes and files are counted as they come off the wire and out
 of a zip, a type is what the content is, and files get names of ours. Nothing is written before the form has proved to
-be ours, and no more than a few hundred kilobytes are in memory at a time.
+be ours, and little is in memory at a time: headers are counted before anybody builds them.
 """
 
 from __future__ import annotations
 
+import errno
 import io
+import mmap
 import secrets
 import zipfile
 import zlib
@@ -18,15 +20,13 @@ from enum import Enum
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from pydicom.filereader import read_file_meta_info
-from pydicom.uid import DeflatedExplicitVRLittleEndian
 from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
 from triage_node.admit import ct_series
 from triage_node.domain import TrialKind
-from triage_node.elements import READ_ERRORS
+from triage_node.elements import READ_ERRORS, count_header
 
 _CHUNK_BYTES: Final = 1 << 18
 _FIELD_BYTES: Final = 256
@@ -36,11 +36,18 @@ _HEADER_BYTES: Final = 4096
 _LOOK_AT_DISK_BYTES: Final = 16_000_000
 _DIRECTORY_BYTES_A_FILE: Final = 1024
 """Of the directory of a zip, which is read whole: more than names of any sense need."""
+_HEADER_OF_A_FILE: Final = 100_000
+"""Elements and items: an Enhanced CT image of 600 frames has 50,000."""
+_HEADERS_A_FILE: Final = 600
+"""Of all files together, for each that is allowed."""
 _ZIP_ERRORS: Final = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, *READ_ERRORS)
 _ZIP: Final = (b"PK\x03\x04", b"PK\x05\x06")
 _PICTURES: Final = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 _PLAIN_METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """What others unpack to cannot be bounded: a dictionary of LZMA may take gigabytes."""
+
+
+FULL: Final = "The disk of the node is nearly full. Nothing can be tried now."
 
 
 class Refused(Exception):
@@ -52,6 +59,12 @@ class Refused(Exception):
         """HTTP status."""
 
 
+def refuse_where_full(error: Exception) -> None:
+    """Refused where the error says that the disk is full."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        raise Refused(507, FULL) from None
+
+
 class Allowance:
     """How much may still come. Counts what does come, whatever any header says."""
 
@@ -61,6 +74,13 @@ class Allowance:
         self.most_directory_bytes = max(_CHUNK_BYTES, most_files * _DIRECTORY_BYTES_A_FILE)
         """Of a zip with so many files."""
         self._looked_at_bytes = -_LOOK_AT_DISK_BYTES
+        self._elements_left = max(_HEADER_OF_A_FILE, most_files * _HEADERS_A_FILE)
+
+    def count_elements(self, count: int) -> None:
+        """So many more elements of headers. Refused where they are too many to be read."""
+        self._elements_left -= count
+        if self._elements_left < 0:
+            raise Refused(413, "The headers of these files are far too long. Give one series at a time.")
 
     def count_file(self) -> None:
         """One more. Refused where it is one too many."""
@@ -76,7 +96,7 @@ class Allowance:
         if self._bytes - self._looked_at_bytes >= _LOOK_AT_DISK_BYTES:
             self._looked_at_bytes = self._bytes
             if not self._has_room():
-                raise Refused(507, "The disk of the node is nearly full. Nothing can be tried now.")
+                raise Refused(507, FULL)
 
 
 class Form:
@@ -206,7 +226,7 @@ def keep_usable(files: Sequence[Path], into: Path, allowance: Allowance) -> Kept
     into.mkdir()
     found: Counter[_Content] = Counter()
     for path in _unpacked(files, into / "entry.part", allowance):
-        content = _content(path)
+        content = _content(path, allowance)
         found[content] += 1
         if content is _Content.OTHER:
             path.unlink()
@@ -238,19 +258,26 @@ def _kind(found: Counter[_Content]) -> TrialKind:
     raise Refused(415, f"{which} DICOM CT image, PNG or JPEG.")
 
 
-def _content(path: Path) -> _Content:
-    if _is_ct(path):
+def _content(path: Path, allowance: Allowance) -> _Content:
+    if _is_ct(path, allowance):
         return _Content.CT_IMAGE
     return _Content.PICTURE if _begins(path, _PICTURES) else _Content.OTHER
 
 
-def _is_ct(path: Path) -> bool:
-    """Deflated data sets are none here: they are inflated whole, whatever that comes to."""
-    try:
-        syntax = read_file_meta_info(path).get("TransferSyntaxUID")
-    except READ_ERRORS:
+def _is_ct(path: Path, allowance: Allowance) -> bool:
+    """Only what can be counted before it is read; so no deflated data set, which is inflated whole."""
+    if not path.stat().st_size:
         return False
-    return syntax != DeflatedExplicitVRLittleEndian and ct_series(path) is not None
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+        memoryview(mapped) as content,
+    ):
+        count = count_header(content, most=_HEADER_OF_A_FILE)
+    if count is None:
+        return False
+    allowance.count_elements(count)
+    return ct_series(path) is not None
 
 
 def _begins(path: Path, signatures: tuple[bytes, ...]) -> bool:
@@ -264,12 +291,13 @@ def _begins(path: Path, signatures: tuple[bytes, ...]) -> bool:
 def _unpacked(files: Sequence[Path], entry: Path, allowance: Allowance) -> Iterator[Path]:
     """The files; in place of each zip what is in it, one at a time at `entry`. What is yielded is to be moved away."""
     for path in files:
-        if not _begins(path, _ZIP) or _is_ct(path):
+        if not _begins(path, _ZIP) or _is_ct(path, allowance):
             yield path
             continue
         try:
             yield from _entries(path, entry, allowance)
-        except _ZIP_ERRORS:
+        except _ZIP_ERRORS as error:
+            refuse_where_full(error)
             raise Refused(415, "The zip is broken: it cannot be unpacked. Pack it again.") from None
         path.unlink()
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from threading import Lock
 from time import monotonic
@@ -132,18 +132,30 @@ class Watch:
     """What the rows of some filters say, asked for once however many browsers watch them."""
 
     def __init__(self) -> None:
-        self._told: dict[Filters, tuple[float, str]] = {}
+        self._looks: dict[Filters, _Look] = {}
         self._lock = Lock()
 
     def fingerprint(self, site: Site, asked: Filters) -> str:
         """Not older than LOOK_EVERY_S."""
         with self._lock:
-            since, told = self._told.get(asked, (-math.inf, ""))
-            if monotonic() - since > LOOK_EVERY_S:
-                told = _fingerprint(site, asked)
-                recent = {key: each for key, each in self._told.items() if monotonic() - each[0] < 60}
-                self._told = recent | {asked: (monotonic(), told)}
-            return told
+            if len(self._looks) > _LOOKS:
+                self._looks.clear()
+            look = self._looks.setdefault(asked, _Look())
+        with look.lock:  # one database query for all who wait for it
+            if monotonic() - look.at > LOOK_EVERY_S:
+                look.told, look.at = _fingerprint(site, asked), monotonic()
+            return look.told
+
+
+@dataclass
+class _Look:
+    at: float = -math.inf
+    told: str = ""
+    lock: Lock = field(default_factory=Lock)
+
+
+_LOOKS: Final = 1000
+"""Different filters that are remembered."""
 
 
 @router.get("/events")

@@ -11,7 +11,8 @@ async function ask() {
     if (!answer.ok) throw new Error(answer.status);
     const told = await answer.json();
     if (told.ended) return location.reload();
-    document.getElementById("said").textContent = told.said;
+    const said = document.getElementById("said");
+    if (said.textContent !== told.said) said.textContent = told.said; // what is the same is not announced again
     document.getElementById("elapsed").textContent = told.elapsed || told.ago;
     document.title = `Trying (${told.said})`;
     stale.hidden = true;
