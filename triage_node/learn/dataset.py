@@ -35,7 +35,9 @@ STORED_GRID: Final = Grid(size_px=176, spacing_mm=1.25)
 DEPTH_UNIT_MM: Final = 0.2
 UNKNOWN_KIND: Final = 1 + len(SUBTYPES)
 """Label of blood whose subtype is not known."""
-_HEADS_PER_SHARD: Final = 8
+_HEADS_PER_SHARD: Final = 20
+_SLICES_OF_A_HEAD: Final = 10
+"""Those that are kept lie together; more heads teach more than more slices of one (measured: docs/lab-notebook.md)."""
 _RENDERED_PX: Final = 208
 _SHARE_WITHOUT_BLOOD: Final = 0.2
 """Of the heads; two of three slices of a head with blood show none."""
@@ -120,14 +122,20 @@ def draw_subtypes(rng: np.random.Generator) -> tuple[str, ...]:
     )
 
 
-def draw_head(seed: int) -> tuple[SimulatedHead, Volume]:
-    """The simulated head of one seed, in the geometry of that seed."""
+def draw_head(seed: int, *, slices: int | None = None) -> tuple[SimulatedHead, Volume]:
+    """The simulated head of one seed, in the geometry of that seed; or so many neighbouring slices of it."""
     rng = np.random.default_rng(seed)
     geometry = draw_geometry(rng)
     subtypes = draw_subtypes(rng)
     template = load_template() if rng.random() < _WITH_TEMPLATE else None
+    geometry = geometry if slices is None else _part(geometry, slices, rng)
     head = simulate_head(seed=seed, subtypes=subtypes, geometry=geometry, measure_volumes=False, template=template)
     return head, as_volume(head.hu, geometry)
+
+
+def _part(geometry: SliceGeometry, slices: int, rng: np.random.Generator) -> SliceGeometry:
+    first = int(rng.integers(0, max(0, len(geometry.positions_mm) - slices) + 1))
+    return replace(geometry, positions_mm=geometry.positions_mm[first : first + slices])
 
 
 def as_volume(hu: Int16Array, geometry: SliceGeometry) -> Volume:
@@ -262,7 +270,7 @@ def label_areas_mm2(truths: UInt8Array, spacing_mm: float) -> Float32Array:
 
 
 def _stored_head(seed: int, number: int, at_most_hu: float) -> Slices:
-    head, volume = draw_head(seed)
+    head, volume = draw_head(seed, slices=_SLICES_OF_A_HEAD)
     return stored_slices(volume, head, number=number, at_most_hu=at_most_hu)
 
 
