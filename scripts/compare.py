@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 DATA = ROOT / "runs" / "compared"
 PAGE, ROWS = ROOT / "docs" / "comparison.md", ROOT / "docs" / "comparison"
 SETS = (("train", 24, 70_000_000), ("validation", 4, 60_000_000), ("test", 10, 50_000_000))
-"""(folder, shards of 8 heads, first seed)."""
+"""(folder, shards of 20 heads, first seed)."""
 NAMES = (
     "triagenet",
     "unet4",

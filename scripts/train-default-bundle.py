@@ -18,7 +18,7 @@ from triage_node.learn.train import train
 
 TRAINING_SEED = 70_000_000
 VALIDATION_SEED = 60_000_000
-VALIDATION_SHARDS = 4
+VALIDATION_SHARDS = 6
 EXPERIMENT = Path(__file__).parents[1] / "models" / "default.train.toml"
 
 
@@ -53,7 +53,7 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, nargs="?", default=EXPERIMENT)
-    parser.add_argument("--shards", type=int, default=80, help="of 8 heads each; 2 GB for 80")
+    parser.add_argument("--shards", type=int, default=240, help="of 20 heads each; 6 GB for 240")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--real-negative", nargs="*", default=[], metavar="ORIGIN=DIR")
     parser.add_argument("--version", default="0.2.0")
