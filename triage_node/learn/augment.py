@@ -3,8 +3,9 @@
 Pose and general intensity are MONAI's (`pose`, and smoothing and noise here). Our own is what real heads have and
 simulated ones lack. The first aim is the rim: on real heads the cortex lies against the bone and the tail of the bone
 lifts everything by 10 to 20 HU for 5 mm and more (measured), so a network that has only seen a dark gap under the bone
-takes every real rim for subdural blood. Gap, lift and partial volume vary widely here, per slice and along the rim,
-of the steep rim blood is mostly spared, labels unchanged. A slice and its neighbours are varied alike.
+takes every real rim for subdural blood. Gap, lift and partial volume vary widely here, per slice and along the rim;
+blood gets the lift, and little of the steep rim. Labels change only where blood is painted (`painted`). A slice and its
+neighbours are varied alike.
 """
 
 from __future__ import annotations

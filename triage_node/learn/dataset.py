@@ -115,11 +115,9 @@ def draw_subtypes(rng: np.random.Generator) -> tuple[str, ...]:
     """What bleeds in one head; sometimes nothing."""
     if rng.random() < _SHARE_WITHOUT_BLOOD:
         return ()
-    return (
-        random_combination(rng)
-        if rng.random() < _SEVERAL
-        else (str(rng.choice(list(_ALONE), p=list(_ALONE.values()))),)
-    )
+    if rng.random() < _SEVERAL:
+        return random_combination(rng)
+    return (str(rng.choice(list(_ALONE), p=list(_ALONE.values()))),)
 
 
 def draw_head(seed: int, *, slices: int | None = None) -> tuple[SimulatedHead, Volume]:

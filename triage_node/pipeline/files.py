@@ -87,7 +87,7 @@ def _analyze(
 ) -> Analysis:
     try:
         return analyze_series(paths, config, predictor, making)
-    except Exception as error:
+    except Exception as error:  # boundary of one series: the others of the folder go on
         if isinstance(error, InferenceError) and not keep_going:
             raise  # who waits for the command is told at once
         log.event("analysis failed", series=log.ref(making.uids.series_uid), error=type(error).__name__)

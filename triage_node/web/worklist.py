@@ -128,6 +128,17 @@ def worklist_json(request: Request, asked: Asked, who: In) -> JSONResponse:
     )
 
 
+_LOOKS: Final = 1000
+"""Different filters that are remembered."""
+
+
+@dataclass
+class _Look:
+    at: float = -math.inf
+    told: str = ""
+    lock: Lock = field(default_factory=Lock)
+
+
 class Watch:
     """What the rows of some filters say, asked for once however many browsers watch them."""
 
@@ -145,17 +156,6 @@ class Watch:
             if monotonic() - look.at > LOOK_EVERY_S:
                 look.told, look.at = _fingerprint(site, asked), monotonic()
             return look.told
-
-
-@dataclass
-class _Look:
-    at: float = -math.inf
-    told: str = ""
-    lock: Lock = field(default_factory=Lock)
-
-
-_LOOKS: Final = 1000
-"""Different filters that are remembered."""
 
 
 @router.get("/events")
