@@ -313,6 +313,7 @@ def test_boxes_of_members_on_other_grids_lie_in_the_same_place(shards: Path, tmp
         (lambda text: text.replace('"2-member-1", "3-member-2"', ""), "two or more names of folders"),
         (lambda text: text.replace("boxes = false", "boxes = true"), r"\[outputs\] boxes: no member gives it"),
         (lambda text: text + "[grid]\nsize_px = 64\nspacing_mm = 3.4\n", r"an ensemble has no \[grid\]"),
+        (lambda text: text + "[stack]\nneighbours = true\n", r"an ensemble has no \[stack\]"),
     ],
 )
 def test_an_ensemble_that_is_not_whole_is_refused(

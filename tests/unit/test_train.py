@@ -453,6 +453,8 @@ def test_copies_are_made_once_and_a_head_is_varied_as_one(shards: Path, tmp_path
     assert np.count_nonzero(first.truth[3] == SUBDURAL) == pytest.approx(np.count_nonzero(before.truth[3]), rel=0.15)
     with pytest.raises(UsageError, match="is not empty"):
         vary_shards(shards, tmp_path / "out", turned, copies=1, seed=1)
+    with pytest.raises(UsageError, match="write 1 or more"):
+        vary_shards(shards, tmp_path / "none", turned, copies=0, seed=1)
 
 
 def test_an_experiment_file_names_its_network(tmp_path: Path) -> None:

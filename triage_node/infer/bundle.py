@@ -218,7 +218,7 @@ def ensemble_sha256(members: Iterable[Bundle]) -> str:
 
 def _as_one(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """With the tables that members have in place of an ensemble, so that all else is checked as ever."""
-    own = [table for table in _OF_MEMBERS if table in settings]
+    own = [table for table in (*_OF_MEMBERS, "stack") if table in settings]
     if own:
         raise InferenceError(f"{path}: an ensemble has no [{own[0]}]; its members have")
     return {**settings, **_OF_MEMBERS}

@@ -19,8 +19,11 @@ from triage_node.learn.pose import Slices as Posed
 def vary_shards(folder: Path, out: Path, config: AugmentConfig, *, copies: int, seed: int) -> int:
     """Write `copies` of every shard of `folder` into `out`, each head in a pose of its own; how many shards those are.
 
-    All slices of a head are varied alike. UsageError where there are no shards, or `out` holds anything.
+    All slices of a head are varied alike. UsageError where there are no shards, `out` holds anything, or `copies` is
+    below 1.
     """
+    if copies < 1:
+        raise UsageError(f"{copies} copies: write 1 or more")
     paths = require_shards(folder)
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out}: is not empty; name another folder")
