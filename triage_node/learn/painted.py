@@ -157,7 +157,7 @@ def _subarachnoid(scene: _Scene, grid: Grid, chance: Chance) -> tuple[Tensor, Te
     radius_mm = chance.uniform(12.0, 45.0) * _along(scene, chance).clamp(min=0.05)
     region = (1.5 - _distance_mm(scene, outer, chance) / radius_mm).clamp(0.0, 1.0)
     fluid = ((30 - scene.smooth_hu) / 14).clamp(0.0, 1.0) * outer
-    return region * fluid, _normal(chance, 48.0, 7.0, 36.0, 68.0)
+    return region * fluid, _normal(chance, 58.0, 7.0, 46.0, 74.0)
 
 
 def _intraparenchymal(scene: _Scene, grid: Grid, chance: Chance) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ all labelled voxels, partial volume at the edges included, so the densities draw
 | epidural | 1.2 / 12.7 / 39.9 | 37 / 56 / 73 | 45-70 |
 | intraparenchymal | 0.3 / 7.8 / 58.9 | 33 / 48 / 61 | 44-80 |
 | intraventricular | 0.1 / 2.5 / 18.6 | 26 / 39 / 56 | 36-74 |
-| subarachnoid | 0.1 / 0.8 / 4.6 | 31 / 43 / 58 | 36-68 |
+| subarachnoid | 0.1 / 0.8 / 4.6 | 31 / 43 / 58 | 46-74 |
 | subdural | 0.4 / 5.9 / 55.8 | 27 / 52 / 69 | 45-68; old 8-30 |
 """
 
@@ -281,7 +281,7 @@ def _intraventricular(blank: Lesion, rng: np.random.Generator) -> Lesion:
 
 
 def _subarachnoid(blank: Lesion, rng: np.random.Generator) -> Lesion:
-    kind = _pick(rng, {"cistern": 0.22, "perimesencephalic": 0.08, "sylvian": 0.17, "local": 0.43, "diffuse": 0.1})
+    kind = _pick(rng, {"cistern": 0.24, "perimesencephalic": 0.08, "sylvian": 0.18, "local": 0.44, "diffuse": 0.06})
     side = _side(rng)
     parts = {
         "cistern": _aneurysm_parts,
@@ -295,7 +295,7 @@ def _subarachnoid(blank: Lesion, rng: np.random.Generator) -> Lesion:
         size_mm=1.0,
         foci=tuple(Focus(offset=centre, radii=radii) for centre, radii in parts),
         kind=kind,
-        hu=_density(rng, 48, 7, 36, 68),
+        hu=_density(rng, 58, 7, 46, 74),
         swell_mm=rng.uniform(0.4, 1.5),
     )
 
@@ -335,13 +335,13 @@ def _convexity_parts(rng: np.random.Generator, side: float) -> list[_Part]:
     for one in (side, -side) if rng.random() < 0.25 else (side,):
         turn = rng.uniform(0.05, 0.95) * math.pi
         centre = (one * 58 * math.sin(turn), 4 - 70 * math.cos(turn), rng.uniform(0, 52))
-        r = rng.uniform(12, 32)
+        r = rng.uniform(10, 24)
         parts.append((centre, (r * rng.uniform(0.7, 1), r * rng.uniform(0.8, 1.2), r * rng.uniform(0.6, 1))))
     return parts
 
 
 def _diffuse_parts(rng: np.random.Generator, side: float) -> list[_Part]:
-    r = rng.uniform(48, 80)
+    r = rng.uniform(36, 60)
     return [((side * rng.uniform(0, 14), rng.uniform(-14, 4), rng.uniform(-14, 4)), (r, 1.15 * r, 0.75 * r))]
 
 
