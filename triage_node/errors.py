@@ -65,12 +65,16 @@ class ReportError(TriageNodeError):
 
 
 class DeliveryError(TriageNodeError):
-    """A peer could not be reached, or refused. A retry may help where `retryable`."""
+    """A peer could not be reached, or refused. A retry may help where `retryable`.
 
-    def __init__(self, message: str, *, retryable: bool, status: int | None = None) -> None:
+    `said` is the peer's own text: for the administrator, never for the log, since nobody knows what it quotes.
+    """
+
+    def __init__(self, message: str, *, retryable: bool, status: int | None = None, said: str = "") -> None:
         super().__init__(message)
         self.retryable = retryable
         self.status = status
+        self.said = said
 
 
 class StateError(TriageNodeError):

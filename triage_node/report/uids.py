@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Final
 from uuid import UUID, uuid5
 
@@ -37,6 +38,10 @@ class ResultUids:
     def tracking(self, label: str) -> str:
         """Tracking UID of a region (PS3.3 C.8.20.4): the same in every revision of the series."""
         return self._uid("tracking", label)
+
+    def filler_number(self) -> str:
+        """What systems that take no DICOM know the result of the series by, in every revision: 20 characters."""
+        return sha256(self._uid("filler number").encode()).hexdigest()[:20].upper()
 
     def dimension_organization(self) -> str:
         """DimensionOrganizationUID of the segmentation (PS3.3 C.7.6.17)."""
