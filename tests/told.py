@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,13 @@ class ToldSite(Site):
         """Of its outbox rows."""
         counted: dict[str, int] = self.status()["outbox"].get(name, {})
         return counted
+
+    def wait_for_states(self, timeout_s: float, **expected: set[str]) -> None:
+        """Until the rows of each destination are in such states."""
+        deadline = time.monotonic() + timeout_s
+        while any(set(self.states(name)) != states for name, states in expected.items()):
+            assert time.monotonic() < deadline, self.status()["outbox"]
+            time.sleep(0.05)
 
     def letters(self) -> list[str]:
         """What the dead letters say."""

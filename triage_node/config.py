@@ -110,6 +110,12 @@ def _secret(value: str) -> str | None:
     return None if good else 'must say where the secret is, "env:NAME" or "file:PATH"; it never stands here itself'
 
 
+def _hd(value: str) -> str | None:
+    # HL7 v2.5.1 2.A.33: the namespace of an HD has 20 characters
+    good = len(value) <= 20 and value.isascii() and value.isprintable() and not set("|^~&\\") & set(value)
+    return None if good else "must be at most 20 printable ASCII characters without | ^ ~ & \\"
+
+
 def _name(value: str) -> str | None:
     good = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}", value)
     return None if good else "must be 1 to 32 letters, digits, - or _"
@@ -215,17 +221,17 @@ class Hl7Destination:
     ca_file: str = setting("", "PEM file of the authorities that its certificate may be of; empty: those of the system")
     certificate: str = setting("", "PEM file of our certificate chain, where it asks for one")
     private_key: str = setting("", "PEM file of its key")
-    sending_application: str = setting("", "MSH-3; empty: node.ae_title")
-    sending_facility: str = setting("", "MSH-4")
-    receiving_application: str = setting("", "MSH-5")
-    receiving_facility: str = setting("", "MSH-6")
+    sending_application: str = setting("", "MSH-3; empty: node.ae_title", check=_hd)
+    sending_facility: str = setting("", "MSH-4", check=_hd)
+    receiving_application: str = setting("", "MSH-5", check=_hd)
+    receiving_facility: str = setting("", "MSH-6", check=_hd)
     processing_id: str = setting("P", "MSH-11: P (production), T (training) or D (debugging)", check=_one_of(*"PTD"))
     character_set: str = setting(
         "UNICODE UTF-8",
         "MSH-18: UNICODE UTF-8, or 8859/1, where what it lacks becomes ?",
         check=_one_of("UNICODE UTF-8", "8859/1"),
     )
-    assigning_authority: str = setting("", "PID-3.4 where the images carry no IssuerOfPatientID")
+    assigning_authority: str = setting("", "PID-3.4 where the images carry no IssuerOfPatientID", check=_hd)
     filler_number: str = setting(
         "own",
         "OBR-3: own (one for each series, the same in all its revisions) or accession",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from textwrap import wrap
 from typing import Final
 
 from triage_node.config import Hl7Destination
@@ -45,6 +46,8 @@ CODES: Final[Mapping[str, Coded]] = {
 _ESCAPES: Final = str.maketrans({"\\": "\\E\\", "|": "\\F\\", "^": "\\S\\", "&": "\\T\\", "~": "\\R\\"})
 _LONGEST_NAME: Final = 60
 """Of a family or given name, escaped; XPN takes 250 characters in all."""
+_LONGEST_NAMESPACE: Final = 20
+_LONGEST_LINE: Final = 199
 _PATIENT_INTERNAL: Final = "PI"
 _SEXES: Final = {"M": "M", "F": "F", "O": "O"}
 
@@ -101,10 +104,10 @@ def escape(text: str) -> str:
 def _header(statement: Statement, settings: Hl7Destination) -> str:
     fields = {
         2: "^~\\&",
-        3: escape(settings.sending_application or statement.node),
-        4: escape(settings.sending_facility),
-        5: escape(settings.receiving_application),
-        6: escape(settings.receiving_facility),
+        3: settings.sending_application or _cut(statement.node, _LONGEST_NAMESPACE),
+        4: settings.sending_facility,
+        5: settings.receiving_application,
+        6: settings.receiving_facility,
         7: _moment(statement.created_at),
         9: "ORU^R01^ORU_R01",
         10: message_id(statement.uid),
@@ -118,7 +121,7 @@ def _header(statement: Statement, settings: Hl7Destination) -> str:
 
 
 def _pid(patient: Patient, order: Order, settings: Hl7Destination) -> Fields:
-    authority = escape(order.issuer_of_patient_id or settings.assigning_authority)
+    authority = _authority(order.issuer_of_patient_id) or settings.assigning_authority
     birth_date = patient.birth_date or ""
     return {
         1: "1",
@@ -132,7 +135,7 @@ def _pid(patient: Patient, order: Order, settings: Hl7Destination) -> Fields:
 def _filler(statement: Statement, patient: Patient, settings: Hl7Destination) -> str:
     if settings.filler_number == "accession" and patient.accession_number:
         return escape(patient.accession_number)
-    return f"{statement.filler_number}^{escape(statement.node)}"
+    return f"{statement.filler_number}^{_cut(statement.node, _LONGEST_NAMESPACE)}"
 
 
 def _observations(statement: Statement) -> Iterator[Fields]:
@@ -144,7 +147,7 @@ def _observations(statement: Statement) -> Iterator[Fields]:
         yield {2: "NM", 3: _code("probability"), 5: probability_text(probability), 6: _code("no units")}
     if volume_ml is not None:
         yield {2: "NM", 3: _code("volume"), 5: f"{volume_ml:.1f}", 6: _code("mL")}
-    yield {2: "TX", 3: _code("findings"), 5: "~".join(escape(line) for line in _lines(statement))}
+    yield {2: "TX", 3: _code("findings"), 5: "~".join(line for text in _texts(statement) for line in _lines(text))}
     yield {2: "ST", 3: _code("study"), 5: escape(statement.result["study_uid"]), 11: NO_RESULT}
 
 
@@ -155,12 +158,18 @@ def _answer(statement: Statement) -> tuple[str, str]:
     return ("present", ABNORMAL[statement.priority]) if statement.suspected else ("absent", "N")
 
 
-def _lines(statement: Statement) -> Iterator[str]:
+def _texts(statement: Statement) -> Iterator[str]:
     yield statement.text
     yield from statement.result["warnings"]
     if statement.outcome is Outcome.ANALYZED:
         yield "Model: {name} {version}".format(**statement.result["bundle"])
     yield DISCLAIMER
+
+
+def _lines(text: str) -> list[str]:
+    """Escaped. What is longer than readers may take is more lines, cut between words."""
+    whole = escape(text)
+    return [whole] if len(whole) <= _LONGEST_LINE else [escape(line) for line in wrap(text, _LONGEST_LINE // 3)]
 
 
 # ---------------------------------------------------------------- fields
@@ -177,6 +186,12 @@ def _code(name: str) -> str:
 
 def _moment(at: datetime) -> str:
     return at.strftime("%Y%m%d%H%M%S%z")
+
+
+def _authority(issuer: str | None) -> str:
+    """As an HD inside a CX. What is too long for a namespace is a local identifier: cut it would name another one."""
+    text = escape(issuer or "")
+    return text if len(text) <= _LONGEST_NAMESPACE else f"&{text}&L"
 
 
 def _names(patient_name: str | None) -> str:
