@@ -34,6 +34,12 @@ PATIENT = {
 }
 
 
+def example(name: str) -> str:
+    """A block of the guide."""
+    page = (Path(__file__).parents[1] / "docs" / "channels.md").read_text()
+    return page.split(f"<!-- example: {name} -->\n```")[1].split("\n", 1)[1].split("```")[0]
+
+
 class Says:
     """A model that sees what it is told to see."""
 

@@ -9,6 +9,7 @@
     |-- TrainingError        training went wrong: a loss that is not finite
     |-- ReportError          a result object could not be built or failed its read-back
     |-- DeliveryError        a peer could not be reached or refused: `retryable` tells which
+    |   `-- Unreachable      nobody takes connections there
     |-- StateError           an illegal state transition was attempted (a bug)
     `-- LeaseLost            the claim was taken over by another worker; its result must be dropped
 
@@ -75,6 +76,13 @@ class DeliveryError(TriageNodeError):
         self.retryable = retryable
         self.status = status
         self.said = said
+
+
+class Unreachable(DeliveryError):
+    """Nobody takes connections there: trying the rest of a batch would only take time."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retryable=True)
 
 
 class StateError(TriageNodeError):

@@ -15,7 +15,7 @@ from hl7apy.consts import VALIDATION_LEVEL
 from hl7apy.parser import parse_message
 
 from tests import ct
-from tests.told import Says, ToldSite
+from tests.told import Says, ToldSite, example
 from tests.tools import free_port
 from triage_node import config
 from triage_node.deliver.channel import channel_of
@@ -147,6 +147,20 @@ def test_what_was_not_sent_yet_is_superseded_by_the_revision(start: Start) -> No
     assert "|N|||C" in message
 
 
+def test_the_configuration_that_the_guide_shows_tells_a_ris(tmp_path: Path) -> None:
+    with DemoPacs(tmp_path / "pacs") as pacs, DemoRis() as ris:
+        path = tmp_path / "triage-node.toml"
+        path.write_text(example("hl7").replace("10.20.0.9", "127.0.0.1").replace("2575", str(ris.port)))
+        site = ToldSite(tmp_path, pacs, *config.load(path).destinations)
+        site.publish(IssuerOfPatientID="")
+        assert site.send("ris") == 1
+        assert site.states("ris") == {"SENT": 1}
+        (message,) = map(strict, ris.messages)
+        assert [field(message, "MSH", number) for number in (5, 6)] == ["RIS", "HOSPITAL"]
+        assert field(message, "PID", 3) == "4711^^^HOSPITAL^PI"
+        site.close()
+
+
 # ---------------------------------------------------------------- answers
 
 
@@ -208,6 +222,15 @@ def test_a_late_acknowledgement_is_never_taken_for_that_of_the_next_message(star
     assert site.states("ris") == {"SENT": 2}
     assert len(ris.messages) == 4
     assert len(set(ris.messages)) == 2
+
+
+def test_a_message_that_the_ris_chokes_on_holds_up_none_behind_it(start: Start) -> None:
+    site, ris = start("close")
+    site.publish("positive")
+    site.publish("small")
+    assert site.send("ris") == 2
+    assert site.states("ris") == {"PENDING": 1, "SENT": 1}
+    assert len(ris.messages) == 2
 
 
 def test_a_commit_and_an_application_acknowledgement_of_one_message_are_not_two(start: Start) -> None:

@@ -13,9 +13,10 @@ from tests.tools import free_port, require_tool
 from tests.unit.test_oru import PATIENT, stated
 from triage_node.config import Hl7Destination
 from triage_node.deliver import statement as statements
+from triage_node.deliver.batch import tell_each
 from triage_node.deliver.hl7 import Hl7Channel
 from triage_node.domain import Order
-from triage_node.errors import DeliveryError
+from triage_node.errors import DeliveryError, Unreachable
 from triage_node.peers import OutgoingObject, StoreResult
 from triage_node.peers.mllp import END, START, MllpConnection
 from triage_node.testing import DemoRis
@@ -82,6 +83,19 @@ def test_who_is_not_there_is_asked_again(told: OutgoingObject) -> None:
     assert error is not None
     assert error.retryable
     assert "cannot be reached" in str(error)
+
+
+def test_where_nobody_is_there_the_rest_of_a_batch_is_not_tried_and_fails_as_well(told: OutgoingObject) -> None:
+    tried: list[OutgoingObject] = []
+    results: list[StoreResult] = []
+
+    def tell(outgoing: OutgoingObject) -> None:
+        tried.append(outgoing)
+        raise Unreachable("nobody") if len(tried) == 2 else DeliveryError("choked", retryable=True)
+
+    tell_each([told] * 4, tell, results.append)
+    assert len(tried) == 2
+    assert [str(result.error) for result in results] == ["choked", "nobody", "nobody", "nobody"]
 
 
 def test_frames_are_told_apart_however_they_come() -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from tests import ct
 from tests.hook import Hook
-from tests.told import ToldSite
+from tests.told import ToldSite, example
 from triage_node import config, preflight
 from triage_node.deliver.channel import channel_of
 from triage_node.errors import DeliveryError
@@ -116,6 +116,30 @@ def test_an_escalation_is_not_told_where_none_is_wanted(start: Start) -> None:
     escalate(site.parts)
     assert site.send("pager") == 0
     assert [each.content["event"] for each in hook.told] == ["result"]
+
+
+def test_the_configuration_and_the_check_that_the_guide_shows_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRIAGE_PAGER_SECRET", SECRET)
+    with DemoPacs(tmp_path / "pacs") as pacs, Hook() as hook:
+        path = tmp_path / "triage-node.toml"
+        path.write_text(example("webhook").replace("https://pager.hospital.example", f"http://127.0.0.1:{hook.port}"))
+        site = ToldSite(tmp_path, pacs, *config.load(path).destinations)
+        site.publish("negative")
+        assert site.send("pager") == 0
+        site.publish("positive")
+        assert site.send("pager") == 1
+        (told,) = hook.told
+        site.close()
+    names: dict[str, Any] = {}
+    exec(example("verify"), names)
+    signed = [told.headers["X-Triage-Timestamp"], told.data, told.headers["X-Triage-Signature"]]
+    now = site.clock().timestamp()
+    assert names["is_ours"](SECRET.encode(), *signed, now=now)
+    assert not names["is_ours"](SECRET.encode(), *signed, now=now + 301)
+    assert not names["is_ours"](b"another", *signed, now=now)
+    assert not names["is_ours"](SECRET.encode(), signed[0], told.data + b" ", signed[2], now=now)
 
 
 # ---------------------------------------------------------------- answers

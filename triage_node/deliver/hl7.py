@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Final
 
 import hl7
 
 from triage_node.config import Hl7Destination
 from triage_node.deliver import statement as statements
+from triage_node.deliver.batch import tell_each
 from triage_node.deliver.oru import escape, oru
 from triage_node.deliver.statement import Statement, message_id
 from triage_node.errors import DeliveryError
@@ -47,8 +49,7 @@ class Hl7Channel:
         """Tell of each over one connection, or over another one where that fails. Raises nothing for a failed send."""
         line = _Line(self._settings, self._timeout_s)
         try:
-            for outgoing in objects:
-                on_result(StoreResult(outgoing=outgoing, status=None, error=self._tell(line, outgoing)))
+            tell_each(objects, partial(self._tell, line), on_result)
         finally:
             line.close()
 
@@ -59,15 +60,10 @@ class Hl7Channel:
         line.close()
         return f"takes connections at {self._settings.address}" + (" over TLS" if self._settings.tls else "")
 
-    def _tell(self, line: _Line, outgoing: OutgoingObject) -> DeliveryError | None:
-        try:
-            statement = statements.read(outgoing.path)
-            message = self._message(statement)
-            answer = line.exchange(message, message_id(statement.uid))
-            _raise_for_answer(answer, self._settings, statement)
-        except DeliveryError as error:
-            return error
-        return None
+    def _tell(self, line: _Line, outgoing: OutgoingObject) -> None:
+        statement = statements.read(outgoing.path)
+        answer = line.exchange(self._message(statement), message_id(statement.uid))
+        _raise_for_answer(answer, self._settings, statement)
 
     def _message(self, statement: Statement) -> bytes:
         if statement.patient is None or statement.order is None:

@@ -23,9 +23,10 @@ from urllib.parse import urlsplit
 
 from triage_node.config import WebhookDestination
 from triage_node.deliver import statement as statements
+from triage_node.deliver.batch import tell_each
 from triage_node.deliver.statement import Statement, message_id
 from triage_node.domain import DISCLAIMER, ObjectKind, Outcome
-from triage_node.errors import DeliveryError
+from triage_node.errors import DeliveryError, Unreachable
 from triage_node.log import ref
 from triage_node.peers import OutgoingObject, StoreResult
 from triage_node.peers.tcp import client_tls, reason
@@ -49,8 +50,7 @@ class WebhookChannel:
 
     def send(self, objects: Sequence[OutgoingObject], on_result: Callable[[StoreResult], None]) -> None:
         """One request for each. Raises nothing for a failed send."""
-        for outgoing in objects:
-            on_result(StoreResult(outgoing=outgoing, status=None, error=self._tell(outgoing)))
+        tell_each(objects, self._tell, on_result)
 
     def probe(self) -> str:
         """Connect, and send nothing. Raises DeliveryError."""
@@ -58,16 +58,12 @@ class WebhookChannel:
         with self._connected():
             return f"takes connections at {self._settings.address}; nothing was sent"
 
-    def _tell(self, outgoing: OutgoingObject) -> DeliveryError | None:
-        try:
-            statement = statements.read(outgoing.path)
-            event = event_of(statement, escalation=outgoing.kind == ObjectKind.ESCALATION)
-            content = {"event": event, "id": message_id(outgoing.sop_uid)}
-            content |= body(statement, identity=self._settings.identity)
-            self._post(event, content["id"], json.dumps(content, ensure_ascii=False).encode())
-        except DeliveryError as error:
-            return error
-        return None
+    def _tell(self, outgoing: OutgoingObject) -> None:
+        statement = statements.read(outgoing.path)
+        event = event_of(statement, escalation=outgoing.kind == ObjectKind.ESCALATION)
+        content = {"event": event, "id": message_id(outgoing.sop_uid)}
+        content |= body(statement, identity=self._settings.identity)
+        self._post(event, content["id"], json.dumps(content, ensure_ascii=False).encode())
 
     def _post(self, event: str, event_id: str, data: bytes) -> None:
         timestamp = str(int(self._clock().timestamp()))
@@ -95,11 +91,11 @@ class WebhookChannel:
         timer.daemon = True
         timer.start()
         try:
-            connection.connect()
+            _connect(connection, address)
             yield connection
         except (OSError, http.client.HTTPException) as error:
             late = cut or isinstance(error, TimeoutError)
-            what = f"did not answer within {timeout_s:g} s" if late else f"cannot be reached ({reason(error)})"
+            what = f"did not answer within {timeout_s:g} s" if late else f"gave no answer ({reason(error)})"
             raise DeliveryError(f"{address} {what}", retryable=True) from error
         finally:
             timer.cancel()
@@ -179,6 +175,13 @@ def _raise_for_status(status: int, address: str) -> None:
     final = 400 <= status < 500 and status not in PASSING
     hint = "; redirects are not followed, correct the url" if 300 <= status < 400 else ""
     raise DeliveryError(f"{address} answered HTTP {status}{hint}", retryable=not final)
+
+
+def _connect(connection: http.client.HTTPConnection, address: str) -> None:
+    try:
+        connection.connect()
+    except OSError as error:
+        raise Unreachable(f"{address} cannot be reached ({reason(error)})") from error
 
 
 def _cut_off(connection: http.client.HTTPConnection, cut: list[bool]) -> None:

@@ -8,7 +8,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Final
 
-from triage_node.errors import DeliveryError
+from triage_node.errors import DeliveryError, Unreachable
 from triage_node.peers.tcp import reason
 
 START: Final = b"\x0b"
@@ -29,7 +29,7 @@ class MllpConnection:
             if tls:
                 self._socket = tls.wrap_socket(self._socket, server_hostname=host)
         except OSError as error:
-            raise self._error(f"cannot be reached ({reason(error)})") from error
+            raise Unreachable(f"{self._peer} cannot be reached ({reason(error)})") from error
 
     def __enter__(self) -> MllpConnection:
         return self
