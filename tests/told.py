@@ -80,6 +80,15 @@ class ToldSite(Site):
         assert analyze_next(self.parts, Says(says))
         return series_uid
 
+    def publish_damaged(self) -> None:
+        """A series whose files cannot be read any more, to its published end, after the wait of a notice."""
+        self.admit(ct.head())
+        self.complete()
+        for path in self.parts.spool.objects():
+            path.write_bytes(b"damaged")
+        assert analyze_next(self.parts, Says("positive"))
+        self.clock.advance(61)
+
     def send(self, name: str) -> int:
         """Send what is due for one destination; returns how many objects were tried."""
         return deliver_next(self.parts, self.channels[name])

@@ -15,11 +15,10 @@ from hl7apy.consts import VALIDATION_LEVEL
 from hl7apy.parser import parse_message
 
 from tests import ct
-from tests.told import Says, ToldSite, example
+from tests.told import ToldSite, example
 from tests.tools import free_port
 from triage_node import config
 from triage_node.deliver.channel import channel_of
-from triage_node.pipeline.analyzing import analyze_next
 from triage_node.store import outbox, system
 from triage_node.testing import DemoPacs, DemoRis
 
@@ -278,13 +277,7 @@ def test_who_the_patient_is_stands_in_the_message_and_nowhere_else(
 
 def test_a_result_of_nobody_is_a_dead_letter_and_not_sent(start: Start) -> None:
     site, ris = start()
-    images = ct.head()
-    site.admit(images)
-    for path in site.parts.spool.objects():
-        path.write_bytes(b"damaged")
-    site.complete()
-    analyze_next(site.parts, Says("positive"))
-    site.clock.advance(61)
+    site.publish_damaged()
     site.send("ris")
     (letter,) = site.letters()
     assert "do not say whose result it is" in letter

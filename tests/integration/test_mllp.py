@@ -5,15 +5,17 @@ from __future__ import annotations
 import random
 import ssl
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from tests.tools import free_port, require_tool
 from tests.unit.test_oru import PATIENT, stated
-from triage_node.config import Hl7Destination
+from triage_node.config import Config, Hl7Destination
 from triage_node.deliver import statement as statements
 from triage_node.deliver.batch import tell_each
+from triage_node.deliver.channel import message_channel_of
 from triage_node.deliver.hl7 import Hl7Channel
 from triage_node.domain import Order
 from triage_node.errors import DeliveryError, Unreachable
@@ -68,6 +70,16 @@ def test_a_ris_behind_tls_is_told_where_both_know_each_other(tmp_path: Path, tol
         assert len(ris.messages) == 1
 
 
+def test_check_connects_to_a_ris_and_tells_it_nothing() -> None:
+    with DemoRis() as ris:
+        config = Config(destinations=(Hl7Destination(name="ris", host="127.0.0.1", port=ris.port),))
+        channel = message_channel_of(config.destinations[0], config, clock=lambda: datetime.now(UTC))  # type: ignore[arg-type]
+        assert channel.probe() == f"takes connections at 127.0.0.1:{ris.port}"
+        assert ris.messages == []
+    with pytest.raises(Unreachable):
+        channel.probe()
+
+
 def test_tls_is_never_left_out(tmp_path: Path, told: OutgoingObject) -> None:
     with DemoRis() as ris:
         error = send(told, ris.port, tls=True, timeout_s=2)
@@ -91,11 +103,12 @@ def test_where_nobody_is_there_the_rest_of_a_batch_is_not_tried_and_fails_as_wel
 
     def tell(outgoing: OutgoingObject) -> None:
         tried.append(outgoing)
-        raise Unreachable("nobody") if len(tried) == 2 else DeliveryError("choked", retryable=True)
+        faults = [DeliveryError("choked", retryable=True), KeyError("ours"), Unreachable("nobody")]
+        raise faults[len(tried) - 1]
 
-    tell_each([told] * 4, tell, results.append)
-    assert len(tried) == 2
-    assert [str(result.error) for result in results] == ["choked", "nobody", "nobody", "nobody"]
+    tell_each([told] * 5, tell, results.append)
+    assert len(tried) == 3
+    assert [str(result.error) for result in results] == ["choked", "it could not be told (KeyError)", *["nobody"] * 3]
 
 
 def test_frames_are_told_apart_however_they_come() -> None:

@@ -92,19 +92,31 @@ def test_a_revision_a_failure_and_a_negative_are_events_of_their_own(start: Star
     assert len({each.content["id"] for each in hook.told}) == 3
 
 
+def test_a_series_that_cannot_be_read_is_told_of_all_the_same(start: Start) -> None:
+    site, hook = start(identity=True)
+    site.publish_damaged()
+    site.send("pager")
+    (told,) = hook.told
+    assert told.content["event"] == "failure"
+    assert told.content["text"].startswith("Analysis failed: ")
+    assert (told.content["suspected"], told.content["patient"]) == (None, None)
+
+
 def test_an_escalation_is_told_once_and_only_of_what_nobody_acknowledged(start: Start) -> None:
     site, hook = start(send=[])
+    states = [{"REPORTED"}, set(), set()]
     site.publish("positive")
     site.publish("positive")
     opinions.acknowledge(site.parts.database, 1, user="ann", now=site.clock())
+    site.send("pacs")
     for _ in range(3):
         site.clock.advance(700)
         escalate(site.parts)
+        assert {recent["state"] for recent in site.status()["recent"]} == {"DELIVERED", *states.pop(0)}
         site.send("pager")
     (told,) = hook.told
     assert (told.content["event"], told.content["priority"]) == ("escalation", "STAT")
     assert told.headers["X-Triage-Event"] == "escalation"
-    site.send("pacs")
     assert {recent["state"] for recent in site.status()["recent"]} == {"DELIVERED"}
 
 

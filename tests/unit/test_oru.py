@@ -24,8 +24,6 @@ from triage_node.report.codes import Concept
 
 SETTINGS = Hl7Destination(name="ris", host="h", port=1)
 RESULT: dict[str, Any] = {
-    "study_uid": "1.2.3",
-    "series_uid": "1.2.3.4",
     "outcome": "ANALYZED",
     "reason": None,
     "detail": "subdural hemorrhage suspected, p 0.97, 12.0 mL, left",
@@ -45,6 +43,8 @@ def stated(
 ) -> Statement:
     return Statement(
         uid="2.25.1",
+        study_uid="1.2.3",
+        series_uid="1.2.3.4",
         revision=revision,
         created_at=datetime(2026, 3, 1, 12, tzinfo=UTC),
         node="TRIAGE",

@@ -148,7 +148,7 @@ def _observations(statement: Statement) -> Iterator[Fields]:
     if volume_ml is not None:
         yield {2: "NM", 3: _code("volume"), 5: f"{volume_ml:.1f}", 6: _code("mL")}
     yield {2: "TX", 3: _code("findings"), 5: "~".join(line for text in _texts(statement) for line in _lines(text))}
-    yield {2: "ST", 3: _code("study"), 5: escape(statement.result["study_uid"]), 11: NO_RESULT}
+    yield {2: "ST", 3: _code("study"), 5: escape(statement.study_uid), 11: NO_RESULT}
 
 
 def _answer(statement: Statement) -> tuple[str, str]:

@@ -23,6 +23,8 @@ class Statement:
 
     uid: str
     """Of that object."""
+    study_uid: str
+    series_uid: str
     revision: int
     created_at: datetime
     node: str
@@ -30,7 +32,7 @@ class Statement:
     filler_number: str
     """Of the series: the same in all its revisions."""
     result: Mapping[str, Any]
-    """The public result.json."""
+    """The public result.json. Of a series whose files cannot be read it names neither study nor series."""
     patient: Patient | None
     """None where the images do not say: then no system could match the result."""
     order: Order | None

@@ -128,8 +128,8 @@ def body(statement: Statement, *, identity: bool) -> dict[str, Any]:
     content = {
         "created_at": statement.created_at.isoformat(),
         "node": statement.node,
-        "study": ref(told["study_uid"]),
-        "series": ref(told["series_uid"]),
+        "study": ref(statement.study_uid),
+        "series": ref(statement.series_uid),
         "revision": statement.revision,
         "outcome": statement.outcome.value,
         "reason": told["reason"],
@@ -140,7 +140,7 @@ def body(statement: Statement, *, identity: bool) -> dict[str, Any]:
         "disclaimer": DISCLAIMER,
     }
     if identity:
-        content |= {name: told[name] for name in ("study_uid", "series_uid")}
+        content |= {"study_uid": statement.study_uid, "series_uid": statement.series_uid}
         content |= {"patient": statement.patient and asdict(statement.patient)}
         content |= {"order": statement.order and asdict(statement.order)}
     return content

@@ -200,6 +200,8 @@ def _told(
     uids, (patient, order) = _uids(parts, held), identity or (None, None)
     statement = Statement(
         uid=uids.sop(ObjectKind.RESULT),
+        study_uid=held.study_uid,
+        series_uid=held.series_uid,
         revision=held.revision,
         created_at=held.claimed_at.astimezone(),
         node=parts.config.node.ae_title,
