@@ -428,14 +428,19 @@ class Order:
 
 
 class ObjectKind(StrEnum):
-    """What we make of a series: DICOM objects, and what channels that are not DICOM tell of it."""
+    """The DICOM objects we make."""
 
     SEG = "SEG"
     SR = "SR"
     KEY_IMAGE = "KEY_IMAGE"
     NOTICE_SR = "NOTICE_SR"
     NOTICE_IMAGE = "NOTICE_IMAGE"
-    RESULT = "RESULT"  # the statement (deliver.statement) how it ended: JSON
+
+
+class MessageKind(StrEnum):
+    """What channels that are no DICOM tell, each an object of the outbox with a UID as the others have."""
+
+    RESULT = "RESULT"  # the statement (deliver.statement) of how a revision ended
     ESCALATION = "ESCALATION"  # the same file: nobody has acknowledged it
 
 
@@ -443,7 +448,7 @@ class ObjectKind(StrEnum):
 class ResultObject:
     """One finished result object: encoded once, sent as it is for ever after."""
 
-    kind: ObjectKind
+    kind: ObjectKind | MessageKind
     sop_class_uid: str
     """Empty for what is no DICOM object, and so is the transfer syntax."""
     sop_uid: str

@@ -25,7 +25,7 @@ from triage_node.config import WebhookDestination
 from triage_node.deliver import statement as statements
 from triage_node.deliver.batch import tell_each
 from triage_node.deliver.statement import Statement, message_id
-from triage_node.domain import DISCLAIMER, ObjectKind, Outcome
+from triage_node.domain import DISCLAIMER, MessageKind, Outcome
 from triage_node.errors import DeliveryError, Unreachable
 from triage_node.log import ref
 from triage_node.peers import OutgoingObject, StoreResult
@@ -60,7 +60,7 @@ class WebhookChannel:
 
     def _tell(self, outgoing: OutgoingObject) -> None:
         statement = statements.read(outgoing.path)
-        event = event_of(statement, escalation=outgoing.kind == ObjectKind.ESCALATION)
+        event = event_of(statement, escalation=outgoing.kind == MessageKind.ESCALATION)
         content = {"event": event, "id": message_id(outgoing.sop_uid)}
         content |= body(statement, identity=self._settings.identity)
         self._post(event, content["id"], json.dumps(content, ensure_ascii=False).encode())

@@ -35,7 +35,7 @@ class OutgoingObject:
     sop_uid: str
     transfer_syntax_uid: str
     kind: str = ""
-    """ObjectKind of one of our results."""
+    """ObjectKind or MessageKind of one of our results."""
 
     @property
     def pair(self) -> Pair:

@@ -12,7 +12,7 @@ from triage_node import log
 from triage_node.complete import STILL_GROWING
 from triage_node.config import Config, Destination
 from triage_node.deliver.statement import Statement, encode
-from triage_node.domain import NotAnalyzedReason, ObjectKind, Order, Outcome, Patient, ResultObject
+from triage_node.domain import MessageKind, NotAnalyzedReason, ObjectKind, Order, Outcome, Patient, ResultObject
 from triage_node.errors import LeaseLost
 from triage_node.pipeline.analysis import (
     Analysis,
@@ -32,7 +32,7 @@ from triage_node.report.uids import ResultUids
 from triage_node.store import claims
 from triage_node.store.publication import Publication, Report, publish
 
-SENT_AS: Final[Mapping[ObjectKind, str]] = {
+SENT_AS: Final[Mapping[ObjectKind | MessageKind, str]] = {
     ObjectKind.SEG: "SEG",
     ObjectKind.SR: "SR",
     ObjectKind.KEY_IMAGE: "KEY_IMAGE",
@@ -181,7 +181,7 @@ def _identity(parts: Parts, held: claims.Claim) -> tuple[Patient, Order] | None:
 
 
 def _keep(parts: Parts, held: claims.Claim, made: ResultObject, index: int) -> str:
-    suffix = ".json" if made.kind is ObjectKind.RESULT else ".dcm"
+    suffix = ".json" if made.kind is MessageKind.RESULT else ".dcm"
     name = f"{made.kind.value}-{index}"
     path = parts.spool.keep_result(held.series_uid, held.revision, name, made.data, suffix=suffix)
     return str(path.relative_to(parts.spool.root))
@@ -199,7 +199,7 @@ def _told(
         return []
     uids, (patient, order) = _uids(parts, held), identity or (None, None)
     statement = Statement(
-        uid=uids.sop(ObjectKind.RESULT),
+        uid=uids.sop(MessageKind.RESULT),
         study_uid=held.study_uid,
         series_uid=held.series_uid,
         revision=held.revision,
@@ -211,10 +211,10 @@ def _told(
         order=order,
     )
     made = ResultObject(
-        kind=ObjectKind.RESULT,
+        kind=MessageKind.RESULT,
         sop_class_uid="",
         sop_uid=statement.uid,
-        series_uid=uids.series(ObjectKind.RESULT),
+        series_uid=uids.series(MessageKind.RESULT),
         transfer_syntax_uid="",
         data=encode(statement),
     )

@@ -7,7 +7,7 @@ from hashlib import sha256
 from typing import Final
 from uuid import UUID, uuid5
 
-from triage_node.domain import ObjectKind
+from triage_node.domain import MessageKind, ObjectKind
 
 NAMESPACE: Final = UUID("6f1d4c1e-63a5-4e0c-9d43-0b7f2f6f5a11")
 """Of every UID this software issues. Never change it: objects already sent would get a second UID."""
@@ -27,11 +27,11 @@ class ResultUids:
     series_uid: str
     revision: int
 
-    def sop(self, kind: ObjectKind, index: int = 0) -> str:
+    def sop(self, kind: ObjectKind | MessageKind, index: int = 0) -> str:
         """SOPInstanceUID of the `index`-th object of a kind."""
         return self._uid(str(self.revision), kind.value, str(index))
 
-    def series(self, kind: ObjectKind) -> str:
+    def series(self, kind: ObjectKind | MessageKind) -> str:
         """SeriesInstanceUID of all objects of a kind: a new one in each revision."""
         return self._uid(str(self.revision), kind.value, "series")
 

@@ -11,7 +11,7 @@ from uuid import NAMESPACE_OID, uuid5
 
 import sqlalchemy as sa
 
-from triage_node.domain import OUTBOX_TRANSITIONS, ObjectKind, OutboxState, Outcome, SeriesState
+from triage_node.domain import OUTBOX_TRANSITIONS, MessageKind, OutboxState, Outcome, SeriesState
 from triage_node.store.claims import close_delivered
 from triage_node.store.database import Database
 from triage_node.store.schema import OPEN_STATES, outbox, result, revision, series
@@ -117,11 +117,11 @@ def announce(connection: sa.Connection, revision_id: int, destinations: Sequence
 
     Its UID follows from that of the RESULT. Nothing where the revision has none, or where it was announced before.
     """
-    told = sa.select(result).where(result.c.revision_id == revision_id, result.c.kind == ObjectKind.RESULT.value)
+    told = sa.select(result).where(result.c.revision_id == revision_id, result.c.kind == MessageKind.RESULT.value)
     found = connection.execute(told).mappings().first()
     if found is None:
         return
-    kind = ObjectKind.ESCALATION.value
+    kind = MessageKind.ESCALATION.value
     row = {**found, "kind": kind, "sop_uid": f"2.25.{uuid5(NAMESPACE_OID, '|'.join((found['sop_uid'], kind))).int}"}
     if connection.execute(sa.select(result.c.kind).where(result.c.sop_uid == row["sop_uid"])).first() is not None:
         return
