@@ -114,6 +114,7 @@ class _Line:
             connection.send(message)
             answer = self._parsed(connection.receive())
             while answer.of in self._answered:  # some say CA and then AA
+                self._answered.remove(answer.of)
                 answer = self._parsed(connection.receive())
             if answer.of != control_id:
                 raise DeliveryError(f"{self._settings.address} acknowledged another message (MSA-2)", retryable=True)

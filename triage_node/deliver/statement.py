@@ -69,7 +69,7 @@ def encode(statement: Statement) -> bytes:
     identity = {name: value and asdict(value) for name, value in _identity(statement).items()}
     values = {name: value for name, value in vars(statement).items() if name not in identity}
     whole = {**values, "created_at": statement.created_at.isoformat(), "identity": identity}
-    return json.dumps(whole, ensure_ascii=False, indent=1).encode()
+    return json.dumps(whole, indent=1).encode()
 
 
 def read(path: Path) -> Statement:

@@ -63,7 +63,7 @@ class WebhookChannel:
         event = event_of(statement, escalation=outgoing.kind == MessageKind.ESCALATION)
         content = {"event": event, "id": message_id(outgoing.sop_uid)}
         content |= body(statement, identity=self._settings.identity)
-        self._post(event, content["id"], json.dumps(content, ensure_ascii=False).encode())
+        self._post(event, content["id"], json.dumps(content).encode())
 
     def _post(self, event: str, event_id: str, data: bytes) -> None:
         timestamp = str(int(self._clock().timestamp()))
