@@ -29,12 +29,14 @@ class Site:
     NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
     """tests.ct dates its images on that day."""
 
-    def __init__(self, folder: Path, pacs: DemoPacs, **series: Any) -> None:
+    def __init__(
+        self, folder: Path, pacs: DemoPacs, *, others: Sequence[config.AnyDestination] = (), **series: Any
+    ) -> None:
         self.clock = Clock()
         self.clock.now = self.NOW
         self.pacs = pacs
         destination = config.Destination(name="pacs", ae_title="PACS", host="127.0.0.1", port=pacs.port)
-        self.config = self.settings(destination, **series)
+        self.config = self.settings(destination, *others, **series)
         database = open_database(f"sqlite:///{folder / 'db.sqlite3'}")
         self.parts = Parts(
             config=self.config, database=database, spool=Spool(folder / "spool"), clock=self.clock, step=no_step
@@ -43,7 +45,7 @@ class Site:
         self.destination = DicomDestination(destination, calling_ae="TRIAGE", timeout_s=10)
 
     @staticmethod
-    def settings(*destinations: config.Destination, **series: Any) -> config.Config:
+    def settings(*destinations: config.AnyDestination, **series: Any) -> config.Config:
         """Nothing waits; a notice comes after a minute."""
         return config.Config(
             series=config.Series(settle_s=0, notice_after_s=60, **series),

@@ -11,10 +11,11 @@ import ipaddress
 import math
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from triage_node.domain import SUBTYPES, Priority, Rule
 from triage_node.errors import ConfigError
@@ -85,6 +86,36 @@ def _each_of(*allowed: str) -> Check:
     return check
 
 
+def _url(value: str) -> str | None:
+    advice = 'must be "https://host/path", or "http://" on this machine only, without user, password or fragment'
+    try:
+        parts = urlsplit(value)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        return advice
+    good = parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host or ""))
+    plain = value.isascii() and value.isprintable() and " " not in value
+    return None if good and plain and host and not (parts.username or parts.password or parts.fragment) else advice
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _secret(value: str) -> str | None:
+    good = re.fullmatch(r"env:[A-Za-z_][A-Za-z0-9_]*|file:.+", value)
+    return None if good else 'must say where the secret is, "env:NAME" or "file:PATH"; it never stands here itself'
+
+
+def _hd(value: str) -> str | None:
+    # HL7 v2.5.1 2.A.33: the namespace of an HD has 20 characters
+    good = len(value) <= 20 and value.isascii() and value.isprintable() and not set("|^~&\\") & set(value)
+    return None if good else "must be at most 20 printable ASCII characters without | ^ ~ & \\"
+
+
 def _name(value: str) -> str | None:
     good = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}", value)
     return None if good else "must be 1 to 32 letters, digits, - or _"
@@ -151,18 +182,17 @@ class Source:
         return found["ae_title"] or self.ae_title, found["host"].strip("[]"), int(found["port"])
 
 
-DESTINATION_KINDS: Final = ("dicom",)
 SENDABLE: Final = ("SEG", "SR", "KEY_IMAGE", "NOTICE")
+TOLD: Final = ("STAT", "HIGH", "ROUTINE", "NOT_ANALYZED", "FAILED")
+"""How a series may end, for destinations that are told of it: the priority of an analysed one, else its outcome."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Destination:
-    """[[destination]]: where results go."""
+    """[[destination]] of kind "dicom": where result objects go by C-STORE."""
 
     name: str = setting(MISSING, "short name for logs and pages", check=_name)
-    kind: str = setting(
-        "dicom", "how it is reached: " + ", ".join(DESTINATION_KINDS), check=_one_of(*DESTINATION_KINDS)
-    )
+    kind: str = setting("dicom", "how it is reached: dicom (the default), hl7 or webhook, see below")
     ae_title: str = setting(MISSING, "its AE title", check=_ae_title)
     host: str = setting(MISSING, "its address or host name")
     port: int = setting(MISSING, "its DICOM port", check=_port)
@@ -171,6 +201,74 @@ class Destination:
     hosts: list[str] = setting(
         [], "further addresses its commitment reports may come from, as in [[source]]", check=_addresses
     )
+
+    @property
+    def address(self) -> str:
+        """For people."""
+        return f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hl7Destination:
+    """[[destination]] of kind "hl7": told of results by HL7 v2.5.1 ORU^R01 messages over MLLP."""
+
+    name: str = setting(MISSING, "short name for logs and pages", check=_name)
+    kind: str = setting("hl7", "must be written")
+    host: str = setting(MISSING, "its address or host name")
+    port: int = setting(MISSING, "its MLLP port", check=_port)
+    send: list[str] = setting(list(TOLD), "of which results it is told: " + ", ".join(TOLD), check=_each_of(*TOLD))
+    tls: bool = setting(False, "whether MLLP goes through TLS")
+    ca_file: str = setting("", "PEM file of the authorities that its certificate may be of; empty: those of the system")
+    certificate: str = setting("", "PEM file of our certificate chain, where it asks for one")
+    private_key: str = setting("", "PEM file of its key")
+    sending_application: str = setting("", "MSH-3; empty: node.ae_title", check=_hd)
+    sending_facility: str = setting("", "MSH-4", check=_hd)
+    receiving_application: str = setting("", "MSH-5", check=_hd)
+    receiving_facility: str = setting("", "MSH-6", check=_hd)
+    processing_id: str = setting("P", "MSH-11: P (production), T (training) or D (debugging)", check=_one_of(*"PTD"))
+    character_set: str = setting(
+        "UNICODE UTF-8",
+        "MSH-18: UNICODE UTF-8, or 8859/1, where what it lacks becomes ?",
+        check=_one_of("UNICODE UTF-8", "8859/1"),
+    )
+    assigning_authority: str = setting("", "PID-3.4 where the images carry no IssuerOfPatientID", check=_hd)
+    filler_number: str = setting(
+        "own",
+        "OBR-3: own (one for each series, the same in all its revisions) or accession",
+        check=_one_of("own", "accession"),
+    )
+    legacy_priority: bool = setting(False, "whether the priority stands in OBR-27.6, too, for readers older than v2.5")
+
+    @property
+    def address(self) -> str:
+        """For people."""
+        return f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WebhookDestination:
+    """[[destination]] of kind "webhook": told of results by HTTP POST of JSON, signed with HMAC-SHA256."""
+
+    name: str = setting(MISSING, "short name for logs and pages", check=_name)
+    kind: str = setting("webhook", "must be written")
+    url: str = setting(MISSING, "where it takes them: https, or http on this machine; it is never logged", check=_url)
+    secret: str = setting(
+        MISSING, 'where the secret of the signature is: "env:NAME" (a variable) or "file:PATH"', check=_secret
+    )
+    send: list[str] = setting(list(TOLD), "of which results it is told: " + ", ".join(TOLD), check=_each_of(*TOLD))
+    escalations: bool = setting(True, "whether it is told, too, of a STAT result that nobody acknowledged in time")
+    identity: bool = setting(False, "whether it is told who the patient is, and the UIDs of study and series")
+    ca_file: str = setting("", "PEM file of the authorities that its certificate may be of; empty: those of the system")
+
+    @property
+    def address(self) -> str:
+        """For people: without the path, which often holds a token."""
+        return urlsplit(self.url).netloc
+
+
+AnyDestination = Destination | Hl7Destination | WebhookDestination
+MessageDestination = Hl7Destination | WebhookDestination
+"""Those that are told how a series ended; to the others result objects are sent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,10 +379,7 @@ class Web:
     @property
     def is_local(self) -> bool:
         """Whether only this machine reaches the pages."""
-        try:
-            return self.loopback_only or ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        return self.loopback_only or _is_loopback(self.host)
 
     @property
     def is_https(self) -> bool:
@@ -335,7 +430,7 @@ class Config:
     retention: Retention = field(default_factory=Retention)
     web: Web = field(default_factory=Web)
     sources: tuple[Source, ...] = ()
-    destinations: tuple[Destination, ...] = ()
+    destinations: tuple[AnyDestination, ...] = ()
     rules: tuple[Rule, ...] = DEFAULT_RULES
     users: tuple[User, ...] = ()
     path: Path | None = None
@@ -365,7 +460,18 @@ TABLES: Final[Mapping[str, type]] = {
     "retention": Retention,
     "web": Web,
 }
-LISTS: Final[Mapping[str, type]] = {"source": Source, "destination": Destination, "rule": PriorityRule, "user": User}
+DESTINATIONS: Final[Mapping[str, type]] = {
+    "dicom": Destination,
+    "hl7": Hl7Destination,
+    "webhook": WebhookDestination,
+}
+"""The table of a [[destination]] by its kind; the first is meant where none is written."""
+LISTS: Final[Mapping[str, Sequence[type]]] = {
+    "source": [Source],
+    "destination": [*DESTINATIONS.values()],
+    "rule": [PriorityRule],
+    "user": [User],
+}
 
 
 # ---------------------------------------------------------------- reading a file
@@ -388,16 +494,17 @@ def load(path: Path) -> Config:
     where = _Where(path, text)
     _refuse_unknown(tree, {*TABLES, *LISTS}, where, section=None, index=0)
     tables = {name: _table(cls, tree.get(name, {}), where, name) for name, cls in TABLES.items()}
-    lists = {name: _tables(cls, tree.get(name, []), where, name) for name, cls in LISTS.items()}
+    lists = {name: _tables(tree.get(name, []), where, name) for name in LISTS}
     for kind in ("destination", "user"):
         _refuse_doubles(kind, [each.name for each in lists[kind]], where)
     _refuse_open_pages(tables["web"], lists["user"], where)
+    _refuse_half_certificates(lists["destination"], where)
     tables["node"] = _resolve_paths(tables["node"], path.resolve().parent)
     tables["web"] = _resolve_pem(tables["web"], path.resolve().parent)
     return Config(
         **tables,
         sources=tuple(lists["source"]),
-        destinations=tuple(lists["destination"]),
+        destinations=tuple(_resolve_files(each, path.resolve().parent) for each in lists["destination"]),
         rules=tuple(_rule(r) for r in lists["rule"]) or DEFAULT_RULES,
         users=tuple(lists["user"]),
         path=path,
@@ -445,12 +552,26 @@ def _refuse_unknown(
             raise ConfigError(f"{where.line(section, key, index)}: {place}; {advice}")
 
 
-def _tables(cls: type, trees: Any, where: _Where, section: str) -> list[Any]:
+def _tables(trees: Any, where: _Where, section: str) -> list[Any]:
     if not isinstance(trees, list):
         raise ConfigError(
             f"{where.header(section, 0)}: write [[{section}]] with double brackets, one for each {section}"
         )
-    return [_table(cls, tree, where, section, index) for index, tree in enumerate(trees)]
+    return [
+        _table(_class_of(section, tree, where, index), tree, where, section, index) for index, tree in enumerate(trees)
+    ]
+
+
+def _class_of(section: str, tree: Any, where: _Where, index: int) -> type:
+    """The table that an entry of a list is read by: a destination's by its kind."""
+    kind = tree.get("kind", "dicom") if section == "destination" and isinstance(tree, dict) else None
+    if kind is None:
+        return LISTS[section][0]
+    if not isinstance(kind, str) or kind not in DESTINATIONS:
+        raise ConfigError(
+            f"{where.line(section, 'kind', index)}: {section}.kind must be one of {', '.join(DESTINATIONS)}"
+        )
+    return DESTINATIONS[kind]
 
 
 def _table(cls: type, tree: Any, where: _Where, section: str, index: int = 0) -> Any:
@@ -518,6 +639,14 @@ def _refuse_open_pages(web: Web, users: list[User], where: _Where) -> None:
         )
 
 
+def _refuse_half_certificates(destinations: Sequence[AnyDestination], where: _Where) -> None:
+    for index, each in enumerate(destinations):
+        if isinstance(each, Hl7Destination) and bool(each.certificate) != bool(each.private_key):
+            raise ConfigError(
+                f"{where.header('destination', index)}: certificate and private_key go together; write both or neither"
+            )
+
+
 def _resolve_paths(node: Node, base: Path) -> Node:
     values = {f.name: getattr(node, f.name) for f in fields(node)}
     return Node(**{**values, "data_dir": (base / node.data_dir).resolve()})
@@ -526,6 +655,15 @@ def _resolve_paths(node: Node, base: Path) -> Node:
 def _resolve_pem(web: Web, base: Path) -> Web:
     certificate, private_key = (str(base / name) if name else "" for name in (web.certificate, web.private_key))
     return replace(web, certificate=certificate, private_key=private_key)
+
+
+def _resolve_files(destination: Any, base: Path) -> Any:
+    """Files that a destination names are beside the configuration."""
+    named = [f.name for f in fields(destination) if f.name in ("ca_file", "certificate", "private_key")]
+    values = {name: str(base / getattr(destination, name)) for name in named if getattr(destination, name)}
+    if isinstance(destination, WebhookDestination) and destination.secret.startswith("file:"):
+        values["secret"] = f"file:{base / destination.secret.removeprefix('file:')}"
+    return replace(destination, **values)
 
 
 def _rule(rule: PriorityRule) -> Rule:
@@ -545,8 +683,9 @@ def reference() -> str:
     lines = ["# Every setting of triage-node with its default. Only what differs needs to be in a site's file.", ""]
     for name, cls in TABLES.items():
         lines += [f"# {_first_line(cls)}", f"[{name}]", *_reference_keys(cls), ""]
-    for name, cls in LISTS.items():
-        lines += [f"# {_first_line(cls)}", f"# [[{name}]]", *(f"# {line}" for line in _reference_keys(cls)), ""]
+    for name, classes in LISTS.items():
+        for cls in classes:
+            lines += [f"# {_first_line(cls)}", f"# [[{name}]]", *(f"# {line}" for line in _reference_keys(cls)), ""]
     return "\n".join(lines)
 
 

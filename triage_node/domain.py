@@ -413,6 +413,20 @@ class Patient:
     """StudyDescription."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What its images say of the order and the study, for systems that match results by it. As careful as Patient."""
+
+    issuer_of_patient_id: str | None = field(default=None, repr=False)
+    """IssuerOfPatientID: who gave the patient_id."""
+    study_at: str | None = field(default=None, repr=False)
+    """StudyDate and StudyTime as VR DT (PS3.5 6.2), with the offset from UTC where there is a time."""
+    referring_physician: str | None = field(default=None, repr=False)
+    """As in DICOM, FAMILY^GIVEN."""
+    placer_order_number: str | None = field(default=None, repr=False)
+    """PlacerOrderNumberImagingServiceRequest."""
+
+
 class ObjectKind(StrEnum):
     """The DICOM objects we make."""
 
@@ -423,17 +437,25 @@ class ObjectKind(StrEnum):
     NOTICE_IMAGE = "NOTICE_IMAGE"
 
 
+class MessageKind(StrEnum):
+    """What channels that are no DICOM tell, each an object of the outbox with a UID as the others have."""
+
+    RESULT = "RESULT"  # the statement (deliver.statement) of how a revision ended
+    ESCALATION = "ESCALATION"  # the same file: nobody has acknowledged it
+
+
 @dataclass(frozen=True, kw_only=True)
 class ResultObject:
     """One finished result object: encoded once, sent as it is for ever after."""
 
-    kind: ObjectKind
+    kind: ObjectKind | MessageKind
     sop_class_uid: str
+    """Empty for what is no DICOM object, and so is the transfer syntax."""
     sop_uid: str
     series_uid: str
     transfer_syntax_uid: str
     data: bytes
-    """A complete DICOM file (PS3.10), preamble included."""
+    """A complete DICOM file (PS3.10), preamble included; of a RESULT, JSON."""
 
     @property
     def sha256(self) -> str:

@@ -9,6 +9,7 @@
     |-- TrainingError        training went wrong: a loss that is not finite
     |-- ReportError          a result object could not be built or failed its read-back
     |-- DeliveryError        a peer could not be reached or refused: `retryable` tells which
+    |   `-- Unreachable      nobody takes connections there
     |-- StateError           an illegal state transition was attempted (a bug)
     `-- LeaseLost            the claim was taken over by another worker; its result must be dropped
 
@@ -65,12 +66,23 @@ class ReportError(TriageNodeError):
 
 
 class DeliveryError(TriageNodeError):
-    """A peer could not be reached, or refused. A retry may help where `retryable`."""
+    """A peer could not be reached, or refused. A retry may help where `retryable`.
 
-    def __init__(self, message: str, *, retryable: bool, status: int | None = None) -> None:
+    `said` is the peer's own text: for the administrator, never for the log, since nobody knows what it quotes.
+    """
+
+    def __init__(self, message: str, *, retryable: bool, status: int | None = None, said: str = "") -> None:
         super().__init__(message)
         self.retryable = retryable
         self.status = status
+        self.said = said
+
+
+class Unreachable(DeliveryError):
+    """Nobody takes connections there: trying the rest of a batch would only take time."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retryable=True)
 
 
 class StateError(TriageNodeError):

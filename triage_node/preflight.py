@@ -10,7 +10,8 @@ from datetime import datetime
 from functools import partial
 
 from triage_node import peers
-from triage_node.config import Config
+from triage_node.config import Config, Destination
+from triage_node.deliver.channel import message_channel_of
 from triage_node.errors import ConfigError, TriageNodeError
 from triage_node.spool import Spool
 from triage_node.store import board, outbox
@@ -35,6 +36,10 @@ def check(config: Config, *, load_model: Callable[[], str], now: datetime) -> It
     yield _finding("listener", partial(_try_listener, config, now))
     yield _finding("outbox", partial(_try_outbox, config))
     for destination in config.destinations:
+        if not isinstance(destination, Destination):
+            probe = message_channel_of(destination, config, clock=lambda: now).probe
+            yield _finding(f"destination {destination.name}", probe)
+            continue
         peer = peers.Peer(ae_title=destination.ae_title, host=destination.host, port=destination.port)
         yield _finding(f"destination {destination.name}", partial(_try_echo, peer, config.node.ae_title))
         if destination.commitment:

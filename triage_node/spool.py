@@ -4,6 +4,7 @@
     objects/<h2>/<key>.dcm                  received objects, key = sha256 of the SOP Instance UID, never modified
     quarantine/<key>-<digest>.dcm           same SOP Instance UID, other bytes: kept apart, the first stays
     results/<series ref>/<revision>/*.dcm   what we made, named by its own digest: never replaced by something else
+    results/<series ref>/<revision>/*.json  what channels that are no DICOM tell of it, whose it is included
     view/<key>/<revision>/                  what the pages show of a series, key = sha256 of the Series Instance UID
     trials/<id>/images/, .../view/<n>/      what was given to the page for trying, and what it shows of it; id is random
 
@@ -96,7 +97,7 @@ class Spool:
                     if entry.name.endswith(".dcm") and entry.stat().st_mtime >= newer_than_epoch_s:
                         yield Path(entry.path)
 
-    def keep_result(self, series_uid: str, revision: int, name: str, data: bytes) -> Path:
+    def keep_result(self, series_uid: str, revision: int, name: str, data: bytes, *, suffix: str = ".dcm") -> Path:
         """Write one result file durably. `name` is ours, such as "SEG-0".
 
         The name carries the digest of the content, so that a worker that was taken for dead, and writes late, never
@@ -104,7 +105,7 @@ class Spool:
         """
         folder = self._results / ref(series_uid) / str(revision)
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{name}-{hashlib.sha256(data).hexdigest()[:12]}.dcm"
+        path = folder / f"{name}-{hashlib.sha256(data).hexdigest()[:12]}{suffix}"
         part = folder / f"{name}.{secrets.token_hex(4)}.part"
         with part.open("wb") as file:
             file.write(data)

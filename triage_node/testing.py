@@ -1,4 +1,4 @@
-"""Shipped fakes that are real: a small PACS on real sockets for the demo and the tests, and a way to die at a step."""
+"""Shipped fakes that are real: a small PACS and RIS on real sockets for demo and tests, and a way to die at a step."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ import itertools
 import logging
 import os
 import signal
+import socket
+import socketserver
+import ssl
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +27,8 @@ from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.presentation import AllStoragePresentationContexts, VerificationPresentationContexts
 from pynetdicom.transport import ThreadedAssociationServer
+
+from triage_node.peers.mllp import END, START
 
 # What a PACS usually takes; a fake must refuse what the real ones refuse.
 _TRANSFER_SYNTAXES: Final = (
@@ -104,6 +110,92 @@ class Commitment:
         if failed:
             report.FailedSOPSequence = failed
         return report
+
+
+class DemoRis:
+    """An HL7 listener over MLLP that acknowledges what it is told and keeps it. A context manager.
+
+    For tests: the first messages are answered otherwise: with a code of table 0008 ("AE" with `text` in MSA-3 and ERR),
+    "close" (hangs up), "garbage" (no MLLP), "noise" (MLLP, but no HL7), "another" (acknowledges a message of somebody
+    else), "late" (acknowledges the message before), "twice" (CA, then AA), "silence", or "stall" (half an answer).
+    """
+
+    def __init__(self, *, answers: Sequence[str] = (), text: str = "", tls: ssl.SSLContext | None = None) -> None:
+        self.messages: list[str] = []
+        """Every message that came, in its order, sent again or not."""
+        self._answers = list(answers)
+        self._text = text
+        self._tls = tls
+        self._changed = threading.Condition()
+        self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), self._handler(), bind_and_activate=True)
+        self._server.daemon_threads = True
+        self.port = int(self._server.server_address[1])
+
+    def __enter__(self) -> DemoRis:
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": _POLL_S}).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def wait_for(self, count: int, timeout_s: float) -> list[str]:
+        """The messages as soon as there are so many. Raises TimeoutError."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: len(self.messages) >= count, timeout_s):
+                raise TimeoutError(f"after {timeout_s:g} s there are {len(self.messages)} messages")
+            return list(self.messages)
+
+    def _handler(self) -> type[socketserver.BaseRequestHandler]:
+        ris = self
+
+        class Handler(socketserver.BaseRequestHandler):
+            def handle(self) -> None:
+                with suppress(OSError):
+                    ris._serve(self.request)
+
+        return Handler
+
+    def _serve(self, connection: socket.socket) -> None:
+        if self._tls:
+            connection = self._tls.wrap_socket(connection, server_side=True)
+        data = b""
+        with connection:
+            while received := connection.recv(4096):
+                data += received
+                while END in data:
+                    frame, data = data.split(END, 1)
+                    answer = self._take(frame.removeprefix(START).decode())
+                    if answer is None:
+                        return
+                    connection.sendall(answer)
+
+    def _take(self, message: str) -> bytes | None:
+        """What to say to a message; None: hang up."""
+        with self._changed:
+            before = self.messages[-1] if self.messages else message
+            self.messages.append(message)
+            how = self._answers.pop(0) if self._answers else "AA"
+            self._changed.notify_all()
+        if how == "twice":
+            return self._acknowledgement(message, "CA") + self._acknowledgement(message, "AA")
+        other = {"close": None, "garbage": b"HTTP/1.1 400 Bad Request\r\n\r\n", "silence": b"", "stall": START + b"MSH"}
+        other |= {"noise": START + b"what?" + END, "late": self._acknowledgement(before, "AA")}
+        other |= {"another": self._acknowledgement(message.replace(message.split("|")[9], "SOMEBODY"), "AA")}
+        return other[how] if how in other else self._acknowledgement(message, how)
+
+    def _acknowledgement(self, message: str, code: str) -> bytes:
+        control_id = message.split("|")[9]
+        lines = [f"MSH|^~\\&|RIS||||20260101||ACK^R01^ACK|{control_id}A|P|2.5.1", f"MSA|{code}|{control_id}"]
+        if code not in ("AA", "CA"):
+            lines = [
+                lines[0],
+                f"{lines[1]}|{self._text}",
+                f"ERR|||207^Application internal error^HL70357|E||||{self._text}",
+            ]
+        return START + "\r".join([*lines, ""]).encode() + END
 
 
 class DemoPacs:

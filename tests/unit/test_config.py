@@ -90,6 +90,54 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert load(tmp_path, '[node]\ndata_dir = "spool"\n').node.data_dir == tmp_path / "spool"
 
 
+HL7 = '[[destination]]\nname = "ris"\nkind = "hl7"\nhost = "h"\nport = 2575\n'
+HOOK = '[[destination]]\nname = "pager"\nkind = "webhook"\nurl = "https://pager/x"\nsecret = "env:PAGER"\n'
+
+
+def test_each_kind_of_destination_has_a_table_of_its_own(tmp_path: Path) -> None:
+    pacs = '[[destination]]\nname = "pacs"\nae_title = "P"\nhost = "h"\nport = 104\n'
+    text = pacs + HL7 + 'ca_file = "ca.pem"\n' + HOOK.replace("env:PAGER", "file:secret.txt")
+    kinds = load(tmp_path, text).destinations
+    assert [type(each) for each in kinds] == list(config.DESTINATIONS.values())
+    assert kinds[1].ca_file == str(tmp_path / "ca.pem")  # type: ignore[union-attr]
+    assert kinds[2].secret == f"file:{tmp_path / 'secret.txt'}"  # type: ignore[union-attr]
+    assert [each.address for each in kinds] == ["h:104", "h:2575", "pager"]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        (HL7.replace("hl7", "fhir"), 3, "destination.kind must be one of dicom, hl7, webhook"),
+        (HL7.replace('"hl7"', "7"), 3, "destination.kind must be one of dicom, hl7, webhook"),
+        (HL7 + 'ae_title = "RIS"\n', 6, 'knows no "ae_title"'),
+        (HL7.replace('kind = "hl7"\n', ""), 1, 'needs "ae_title"'),
+        (HL7 + 'send = ["SEG"]\n', 6, "SEG is not one of STAT"),
+        (HL7 + 'character_set = "ASCII"\n', 6, "must be one of UNICODE UTF-8, 8859/1"),
+        (HL7 + 'sending_facility = "A^B"\n', 6, "at most 20 printable ASCII characters"),
+        (HL7 + 'certificate = "a.pem"\n', 1, "certificate and private_key go together"),
+        (HL7 + HOOK.replace("https", "http"), 9, 'must be "https://host/path"'),
+        (HOOK.replace("pager/x", "me:word@pager/x"), 4, "without user, password or fragment"),
+        (HOOK.replace("pager/x", "pager:port/x"), 4, 'must be "https://host/path"'),
+        (HOOK.replace("pager/x", "pager/x y"), 4, 'must be "https://host/path"'),
+        (HOOK.replace("env:PAGER", "a secret"), 5, "it never stands here itself"),
+        (HOOK.replace('secret = "env:PAGER"\n', ""), 1, 'needs "secret"'),
+    ],
+)
+def test_an_error_of_a_destination_names_its_line(tmp_path: Path, text: str, line: int, said: str) -> None:
+    with pytest.raises(ConfigError, match=rf"node\.toml:{line}: .*{re.escape(said)}") as caught:
+        load(tmp_path, text)
+    assert "a secret" not in str(caught.value)
+    assert "word" not in str(caught.value).replace("password", "")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:8000/x", "http://[::1]/x", "http://localhost/x", "https://a.b:1/x?y=z"]
+)
+def test_a_webhook_leaves_this_machine_only_encrypted(tmp_path: Path, url: str) -> None:
+    (hook,) = load(tmp_path, HOOK.replace("https://pager/x", url)).destinations
+    assert hook.url == url  # type: ignore[union-attr]
+
+
 def test_two_destinations_of_one_name_are_refused(tmp_path: Path) -> None:
     one = '[[destination]]\nname = "pacs"\nae_title = "P"\nhost = "h"\nport = 104\n'
     with pytest.raises(ConfigError, match="two \\[\\[destination"):

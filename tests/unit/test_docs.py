@@ -30,7 +30,10 @@ EXPERIMENT_KEYS = {
     "network": [each.name for each in fields(PlainCnnConfig)],
 }
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [f"docs/{name}" for name in ("admin", "radiologist", "evaluation", "data-sets", "laboratory", "comparison")]
+DOCUMENTS = [
+    f"docs/{name}"
+    for name in ("admin", "channels", "radiologist", "evaluation", "data-sets", "laboratory", "comparison")
+]
 
 
 def modules() -> set[str]:
@@ -93,6 +96,16 @@ def test_the_admin_guide_shows_configurations_that_load(tmp_path: Path) -> None:
     assert [source.find_peer for source in config.load(path).sources] == [("ORTHANC", "127.0.0.1", 4242)]
     path.write_text(ours + pages)
     assert [user.name for user in config.load(path).users] == ["ann"]
+
+
+@pytest.mark.parametrize("kind", ["hl7", "webhook"])
+def test_the_channels_guide_names_every_setting_of_a_kind_or_the_reference_does(kind: str) -> None:
+    page = (ROOT / "docs/channels.md").read_text()
+    shown = page.split(f"<!-- example: {kind} -->\n```toml\n")[1].split("```")[0]
+    known = {each.name for each in fields(config.DESTINATIONS[kind])}
+    named = set(re.findall(r"^(\w+) = ", shown, flags=re.MULTILINE))
+    assert named <= known
+    assert named | set(re.findall(r"`(\w+)(?: = [^`]+)?`", page)) >= known
 
 
 @pytest.mark.parametrize(("kind", "file"), [("weights", "weights.safetensors"), ("graph", "model.onnx")])

@@ -151,6 +151,22 @@ def test_what_has_nowhere_to_go_stays_a_dead_letter(site: Site, clock: Clock, co
     assert [letter.destination for letter in system.letters(site.database)] == ["old-pacs"]
 
 
+def test_a_destination_that_is_told_is_shown_by_kind_and_host_and_without_what_may_be_secret(
+    site: Site, come_in: Open
+) -> None:
+    ris = configuration.Hl7Destination(name="ris", host="10.1.2.9", port=2575)
+    hook = configuration.WebhookDestination(name="pager", url="https://pager:8443/in/token?k=v", secret="env:PAGER")
+    client = come_in(at=replace(site, config=replace(site.config, destinations=(PACS, ris, hook))))
+    shown, page = client.get("/system.json").json()["destinations"], client.get("/system").text
+    assert [(each["kind"], each["ae_title"], each["address"], each["commitment"]) for each in shown] == [
+        ("dicom", "PACS", "10.1.2.3:104", False),
+        ("hl7", None, "10.1.2.9:2575", False),
+        ("webhook", None, "pager:8443", False),
+    ]
+    assert "hl7<small>10.1.2.9:2575" in page
+    assert "token" not in page.replace("csrf", "")
+
+
 def test_what_is_no_dead_letter_is_not_sent_again(site: Site, clock: Clock, come_in: Open) -> None:
     (letter,) = die(site, clock, "pacs")
     client = come_in()

@@ -15,7 +15,7 @@ from pydicom import dcmread, dcmwrite
 
 from tests import report_cases as cases
 from triage_node.domain import Decision, Int16Array, Prediction, Priority, UInt8Array, Volume
-from triage_node.pipeline.identity import patient_of
+from triage_node.pipeline.identity import read_identity
 from triage_node.report.view import (
     ABOUT,
     CT,
@@ -156,8 +156,9 @@ def test_pictures_are_pictures_and_nothing_names_anyone(tmp_path: Path) -> None:
 def test_a_patient_is_read_in_any_character_set(tmp_path: Path, charset: str | list[str], name: str) -> None:
     elements = {"SpecificCharacterSet": charset, "PatientName": name, "PatientID": "7", "AccessionNumber": "A1"}
     (path,) = cases.write_ct(tmp_path, slices=1, elements=elements)
-    patient = patient_of(path)
-    assert patient is not None
+    identity = read_identity(path)
+    assert identity is not None
+    patient, _ = identity
     assert (patient.patient_name, patient.patient_id, patient.accession_number) == (name, "7", "A1")
 
 
@@ -169,13 +170,14 @@ def test_what_is_too_long_or_unprintable_is_cut_and_what_cannot_be_read_is_nobod
     image.StudyDescription = "one\ntwo\u202ethree"
     image.SpecificCharacterSet = "ISO_IR 192"
     dcmwrite(path, image)
-    patient = patient_of(path)
-    assert patient is not None
+    identity = read_identity(path)
+    assert identity is not None
+    patient, _ = identity
     assert len(patient.patient_name or "") == 400
     assert patient.description == "one two three"
     assert "W" not in repr(patient)
     path.write_bytes(b"no DICOM")
-    assert patient_of(path) is None
+    assert read_identity(path) is None
 
 
 def test_a_picture_is_shown_with_its_finding_outlined_and_plain() -> None:

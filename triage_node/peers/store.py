@@ -28,12 +28,14 @@ _MAX_CONTEXTS: Final = 128  # odd context IDs in one byte, PS3.8 9.3.2.2
 
 @dataclass(frozen=True, kw_only=True)
 class OutgoingObject:
-    """A DICOM file to send as it is."""
+    """A file to send as it is: a DICOM file, or a result for a channel that is no DICOM."""
 
     path: Path
     sop_class_uid: str
     sop_uid: str
     transfer_syntax_uid: str
+    kind: str = ""
+    """ObjectKind or MessageKind of one of our results."""
 
     @property
     def pair(self) -> Pair:

@@ -220,6 +220,7 @@ def _nothing_known() -> dict[str, Any]:
         "volumes_ml": dict.fromkeys(CLASSES),
         "volume_intervals_ml": dict.fromkeys(CLASSES),
         "subdural_chronic": None,
+        "suspected": None,
         "findings": [],
         "locations": {},
         "boxes": None,
@@ -255,6 +256,7 @@ def _prediction_json(
         "volumes_ml": _rounded(prediction.volumes_ml, 2),
         "volume_intervals_ml": {name: _ends(prediction.volume_intervals_ml.get(name)) for name in CLASSES},
         **_rounded({"subdural_chronic": prediction.subdural_chronic}, 4),
+        "suspected": decision.suspected,
         "findings": list(decision.findings),
         # of a negative none, so that stray voxels do not look like a finding
         "locations": {n: _location_json(location) for n, location in locations.items() if decision.suspected},

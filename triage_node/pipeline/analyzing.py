@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from time import monotonic, sleep
-from typing import Final
+from typing import Any, Final
 
 from triage_node import log
 from triage_node.complete import STILL_GROWING
-from triage_node.config import Config
-from triage_node.domain import NotAnalyzedReason, ObjectKind, Outcome, Patient, ResultObject
+from triage_node.config import Config, Destination
+from triage_node.deliver.statement import Statement, encode
+from triage_node.domain import MessageKind, NotAnalyzedReason, ObjectKind, Order, Outcome, Patient, ResultObject
 from triage_node.errors import LeaseLost
 from triage_node.pipeline.analysis import (
     Analysis,
@@ -24,14 +25,14 @@ from triage_node.pipeline.analysis import (
     producer,
 )
 from triage_node.pipeline.heartbeat import heartbeat, safe
-from triage_node.pipeline.identity import patient_of
+from triage_node.pipeline.identity import read_identity
 from triage_node.pipeline.parts import Parts
 from triage_node.pipeline.study import Place, place_in_study, rivals
 from triage_node.report.uids import ResultUids
 from triage_node.store import claims
 from triage_node.store.publication import Publication, Report, publish
 
-SENT_AS: Final[Mapping[ObjectKind, str]] = {
+SENT_AS: Final[Mapping[ObjectKind | MessageKind, str]] = {
     ObjectKind.SEG: "SEG",
     ObjectKind.SR: "SR",
     ObjectKind.KEY_IMAGE: "KEY_IMAGE",
@@ -88,7 +89,7 @@ def _analyze_claimed(parts: Parts, held: claims.Claim, predictor: Predict) -> An
     paths = [parts.spool.object_path(uid) for uid in claims.sop_uids(parts.database, held.series_uid)]
     making = Making(
         producer=producer(parts.config, bundle=None),
-        uids=ResultUids(node=parts.config.uid_scope, series_uid=held.series_uid, revision=held.revision),
+        uids=_uids(parts, held),
         created_at=held.claimed_at.astimezone(),  # dates and times in DICOM objects are local (PS3.5 6.2, VR DA, TM)
         revision=held.revision,
         predecessor_sr=claims.previous_sr(parts.database, held),
@@ -113,6 +114,10 @@ def _analyze_claimed(parts: Parts, held: claims.Claim, predictor: Predict) -> An
         return end_as_failed(paths, making, f"the analysis failed ({type(error).__name__})")
 
 
+def _uids(parts: Parts, held: claims.Claim) -> ResultUids:
+    return ResultUids(node=parts.config.uid_scope, series_uid=held.series_uid, revision=held.revision)
+
+
 def _wait_for_a_better_series(parts: Parts, held: claims.Claim) -> None:
     later = parts.clock() + timedelta(seconds=LOOK_AGAIN_AFTER_S)
     claims.give_back(parts.database, held, not_before=later, counted=False)
@@ -120,9 +125,11 @@ def _wait_for_a_better_series(parts: Parts, held: claims.Claim) -> None:
 
 def _publish(parts: Parts, held: claims.Claim, analysis: Analysis) -> None:
     _wait_until_settled(parts, held)
+    identity = _identity(parts, held)
     named = [(made, _keep(parts, held, made, index)) for index, made in enumerate(analysis.objects)]
-    parts.step("kept")
     result = {**analysis.result, "objects": [object_json(made, path) for made, path in named]}
+    told = _told(parts, held, analysis, result, identity)
+    parts.step("kept")
     deliver_at = parts.clock()
     if analysis.outcome == Outcome.NOT_ANALYZED:
         deliver_at += timedelta(seconds=parts.config.series.notice_after_s)
@@ -135,12 +142,13 @@ def _publish(parts: Parts, held: claims.Claim, analysis: Analysis) -> None:
             detail=analysis.detail,
             priority=analysis.priority,
             result=result,
-            objects=named,
-            deliveries=_deliveries(parts.config, analysis),
+            objects=[*named, *told],
+            deliveries=[*_deliveries(parts.config, analysis), *_messages(parts.config, analysis, told, wanted=True)],
+            corrections=_messages(parts.config, analysis, told, wanted=False),
             not_before=deliver_at,
             though_it_grew=held.ready_because.startswith(STILL_GROWING),
             rivals=rivals(parts, held),
-            patient=_patient(parts, held),
+            patient=identity and identity[0],
         ),
         now=parts.clock(),
     )
@@ -167,14 +175,50 @@ def _keep_view(parts: Parts, held: claims.Claim, analysis: Analysis) -> None:
         log.event("no pictures for the pages", series=log.ref(held.series_uid), error=safe(error))
 
 
-def _patient(parts: Parts, held: claims.Claim) -> Patient | None:
+def _identity(parts: Parts, held: claims.Claim) -> tuple[Patient, Order] | None:
     sop_uid = next(iter(claims.sop_uids(parts.database, held.series_uid)), None)
-    return None if sop_uid is None else patient_of(parts.spool.object_path(sop_uid))
+    return None if sop_uid is None else read_identity(parts.spool.object_path(sop_uid))
 
 
 def _keep(parts: Parts, held: claims.Claim, made: ResultObject, index: int) -> str:
-    path = parts.spool.keep_result(held.series_uid, held.revision, f"{made.kind.value}-{index}", made.data)
+    suffix = ".json" if made.kind is MessageKind.RESULT else ".dcm"
+    name = f"{made.kind.value}-{index}"
+    path = parts.spool.keep_result(held.series_uid, held.revision, name, made.data, suffix=suffix)
     return str(path.relative_to(parts.spool.root))
+
+
+def _told(
+    parts: Parts,
+    held: claims.Claim,
+    analysis: Analysis,
+    result: Mapping[str, Any],
+    identity: tuple[Patient, Order] | None,
+) -> list[tuple[ResultObject, str]]:
+    """The statement for destinations that are told of results; none where there is none of them."""
+    if analysis.reason in UNSENT or all(isinstance(each, Destination) for each in parts.config.destinations):
+        return []
+    uids, (patient, order) = _uids(parts, held), identity or (None, None)
+    statement = Statement(
+        uid=uids.sop(MessageKind.RESULT),
+        study_uid=held.study_uid,
+        series_uid=held.series_uid,
+        revision=held.revision,
+        created_at=held.claimed_at.astimezone(),
+        node=parts.config.node.ae_title,
+        filler_number=uids.filler_number(),
+        result=result,
+        patient=patient,
+        order=order,
+    )
+    made = ResultObject(
+        kind=MessageKind.RESULT,
+        sop_class_uid="",
+        sop_uid=statement.uid,
+        series_uid=uids.series(MessageKind.RESULT),
+        transfer_syntax_uid="",
+        data=encode(statement),
+    )
+    return [(made, _keep(parts, held, made, 0))]
 
 
 def _deliveries(config: Config, analysis: Analysis) -> list[tuple[str, str]]:
@@ -183,8 +227,22 @@ def _deliveries(config: Config, analysis: Analysis) -> list[tuple[str, str]]:
     return [
         (made.sop_uid, destination.name)
         for destination in config.destinations
+        if isinstance(destination, Destination)
         for made in analysis.objects
         if SENT_AS[made.kind] in destination.send
+    ]
+
+
+def _messages(
+    config: Config, analysis: Analysis, told: Sequence[tuple[ResultObject, str]], *, wanted: bool
+) -> list[tuple[str, str]]:
+    """To the destinations that want to be told of such a result, or to the others."""
+    ended = analysis.priority.value if analysis.outcome is Outcome.ANALYZED else analysis.outcome.value
+    return [
+        (made.sop_uid, destination.name)
+        for destination in config.destinations
+        if not isinstance(destination, Destination) and (ended in destination.send) == wanted
+        for made, _ in told
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from triage_node import log
+from triage_node.config import WebhookDestination
 from triage_node.pipeline.parts import Parts
 from triage_node.store import opinions, outbox
 
@@ -23,9 +24,12 @@ def call_attention(parts: Parts) -> None:
 
 
 def escalate(parts: Parts) -> None:
-    """STAT results that nobody acknowledged in time: an event each, once, and the row says so."""
+    """STAT results that nobody acknowledged in time: an event each, once, and row and webhooks say so."""
     within_min = parts.config.web.acknowledge_within_min
     if within_min:
         now = parts.clock()
-        for series_uid in opinions.escalate(parts.database, before=now - timedelta(minutes=within_min), now=now):
+        before = now - timedelta(minutes=within_min)
+        destinations = parts.config.destinations
+        tell = [each.name for each in destinations if isinstance(each, WebhookDestination) and each.escalations]
+        for series_uid in opinions.escalate(parts.database, before=before, now=now, tell=tell):
             log.event("a STAT result is not acknowledged", series=log.ref(series_uid), within_min=within_min)

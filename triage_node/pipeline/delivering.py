@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from datetime import timedelta
 
 from triage_node import log
-from triage_node.deliver.dicom import DicomDestination
+from triage_node.deliver.channel import Channel
 from triage_node.peers import OutgoingObject, StoreResult
 from triage_node.pipeline.committing import TOGETHER_S
 from triage_node.pipeline.parts import Parts
 from triage_node.store import outbox
 
 
-def deliver_next(parts: Parts, destination: DicomDestination) -> int:
+def deliver_next(parts: Parts, destination: Channel) -> int:
     """Send what is due for one destination; returns how many objects were tried."""
     if not outbox.has_due(parts.database, destination.name, now=parts.clock()):
         return 0
@@ -27,6 +27,7 @@ def deliver_next(parts: Parts, destination: DicomDestination) -> int:
             sop_class_uid=parcel.sop_class_uid,
             sop_uid=parcel.sop_uid,
             transfer_syntax_uid=parcel.transfer_syntax_uid,
+            kind=parcel.kind,
         )
         for parcel in parcels
     ]
@@ -35,9 +36,7 @@ def deliver_next(parts: Parts, destination: DicomDestination) -> int:
     return len(outgoing)
 
 
-def _note_sent(
-    parts: Parts, destination: DicomDestination, by_uid: Mapping[str, outbox.Parcel], result: StoreResult
-) -> None:
+def _note_sent(parts: Parts, destination: Channel, by_uid: Mapping[str, outbox.Parcel], result: StoreResult) -> None:
     parcel = by_uid[result.outgoing.sop_uid]
     parts.step("answered")
     if result.error is None:
@@ -62,8 +61,9 @@ def _note_failed(parts: Parts, destination: str, parcel: outbox.Parcel, result: 
         attempt=parcel.attempts,
         error=str(result.error),
     )
+    error = ": ".join(filter(None, (str(result.error), result.error.said)))
     if final:
-        outbox.mark_dead(parts.database, parcel, status=result.status, error=str(result.error))
+        outbox.mark_dead(parts.database, parcel, status=result.status, error=error)
         return
     later = parts.clock() + timedelta(seconds=settings.backoff_after_s(parcel.attempts))
-    outbox.mark_failed(parts.database, parcel, status=result.status, error=str(result.error), not_before=later)
+    outbox.mark_failed(parts.database, parcel, status=result.status, error=error, not_before=later)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from triage_node.config import Config, Source
+from triage_node.config import Config, Destination, Source
 
 # (result, source, reason) of an A-ASSOCIATE-RJ, PS3.8 9.3.4
 CALLING_AE_NOT_RECOGNISED: Final = (0x01, 0x01, 0x03)
@@ -91,7 +91,9 @@ def _commits_for(caller: Caller, config: Config, *, known_address: bool) -> tupl
     named = [
         destination
         for destination in config.destinations
-        if destination.commitment and destination.ae_title.strip() == caller.calling_ae.strip()
+        if isinstance(destination, Destination)
+        and destination.commitment
+        and destination.ae_title.strip() == caller.calling_ae.strip()
     ]
     if not known_address and caller.called_ae.strip() != config.node.ae_title.strip():
         return ()

@@ -15,7 +15,7 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
 
-from triage_node.domain import DISCLAIMER, ObjectKind, ResultObject
+from triage_node.domain import DISCLAIMER, MessageKind, ObjectKind, ResultObject
 from triage_node.errors import ReportError
 from triage_node.report.instance import MODALITIES, OPTIONAL_IDENTITY, TYPE_2_IDENTITY, Context, read_back
 
@@ -25,7 +25,7 @@ _DOCUMENT_FLAGS: Final[Mapping[str, object]] = {
     "VerificationFlag": "UNVERIFIED",
 }
 _PAGE_FLAGS: Final[Mapping[str, object]] = {"BurnedInAnnotation": "YES", "ImageType": ["DERIVED", "SECONDARY"]}
-_FLAGS: Final[Mapping[ObjectKind, Mapping[str, object]]] = {
+_FLAGS: Final[Mapping[ObjectKind | MessageKind, Mapping[str, object]]] = {
     ObjectKind.SEG: {"SegmentationType": "BINARY"},
     ObjectKind.SR: _DOCUMENT_FLAGS,
     ObjectKind.KEY_IMAGE: _PAGE_FLAGS,

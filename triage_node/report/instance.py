@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,7 +23,7 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian
 from pydicom.valuerep import STR_VR
 
-from triage_node.domain import BundleRef, ObjectKind, Producer, ResultObject
+from triage_node.domain import BundleRef, MessageKind, ObjectKind, Producer, ResultObject
 from triage_node.errors import ReportError
 from triage_node.report.codes import Concept
 from triage_node.report.uids import IMPLEMENTATION_CLASS_UID, ResultUids
@@ -36,7 +37,7 @@ SERIES_NUMBERS: Final = {
 }
 """Fixed and high: below the scanner's own series in every study list."""
 
-MODALITIES: Final = {
+MODALITIES: Final[Mapping[ObjectKind | MessageKind, str]] = {
     ObjectKind.SEG: "SEG",
     ObjectKind.SR: "SR",
     ObjectKind.KEY_IMAGE: "OT",

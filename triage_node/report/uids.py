@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Final
 from uuid import UUID, uuid5
 
-from triage_node.domain import ObjectKind
+from triage_node.domain import MessageKind, ObjectKind
 
 NAMESPACE: Final = UUID("6f1d4c1e-63a5-4e0c-9d43-0b7f2f6f5a11")
 """Of every UID this software issues. Never change it: objects already sent would get a second UID."""
@@ -26,17 +27,21 @@ class ResultUids:
     series_uid: str
     revision: int
 
-    def sop(self, kind: ObjectKind, index: int = 0) -> str:
+    def sop(self, kind: ObjectKind | MessageKind, index: int = 0) -> str:
         """SOPInstanceUID of the `index`-th object of a kind."""
         return self._uid(str(self.revision), kind.value, str(index))
 
-    def series(self, kind: ObjectKind) -> str:
+    def series(self, kind: ObjectKind | MessageKind) -> str:
         """SeriesInstanceUID of all objects of a kind: a new one in each revision."""
         return self._uid(str(self.revision), kind.value, "series")
 
     def tracking(self, label: str) -> str:
         """Tracking UID of a region (PS3.3 C.8.20.4): the same in every revision of the series."""
         return self._uid("tracking", label)
+
+    def filler_number(self) -> str:
+        """What systems that take no DICOM know the result of the series by, in every revision: 20 characters."""
+        return sha256(self._uid("filler number").encode()).hexdigest()[:20].upper()
 
     def dimension_organization(self) -> str:
         """DimensionOrganizationUID of the segmentation (PS3.3 C.7.6.17)."""

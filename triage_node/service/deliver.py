@@ -6,9 +6,11 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Final
 
 from triage_node import log
+from triage_node.deliver.channel import Channel, channel_of
 from triage_node.deliver.dicom import DicomDestination
 from triage_node.pipeline.attention import call_attention, escalate
 from triage_node.pipeline.committing import request_commitment
@@ -27,7 +29,7 @@ ESCALATION_S: Final = 5.0
 POLL_S: Final = 0.1
 HOUSEKEEPING_MIN: Final = 5
 
-Job = Callable[[Parts, DicomDestination], int]
+Job = Callable[[], int]
 """What a thread does for a destination, over and over; returns 0 where there was nothing to do."""
 
 
@@ -50,7 +52,7 @@ def _hold_lease(parts: Parts, token: str) -> bool:
 def _deliver_while_held(parts: Parts, token: str, stop: threading.Event) -> None:
     """Sender threads of each destination, and the completeness timer, until the lease is lost or the role stops."""
     ended = threading.Event()
-    senders = [thread for destination in _destinations(parts) for thread in _threads(parts, destination, ended)]
+    senders = [thread for channel in _channels(parts) for thread in _threads(parts, channel, ended)]
     counts = SourceCounts(parts)
     timers = Timers(
         [
@@ -76,31 +78,30 @@ def _deliver_while_held(parts: Parts, token: str, stop: threading.Event) -> None
         sender.join(timeout=parts.config.delivery.timeout_s)
 
 
-def _destinations(parts: Parts) -> Iterator[DicomDestination]:
-    node, timeout_s = parts.config.node, parts.config.delivery.timeout_s
+def _channels(parts: Parts) -> Iterator[Channel]:
     for destination in parts.config.destinations:
-        yield DicomDestination(destination, calling_ae=node.ae_title, timeout_s=timeout_s)
+        yield channel_of(destination, parts.config, clock=parts.clock)
 
 
-def _threads(parts: Parts, destination: DicomDestination, ended: threading.Event) -> Iterator[threading.Thread]:
+def _threads(parts: Parts, channel: Channel, ended: threading.Event) -> Iterator[threading.Thread]:
     """One that sends; one that asks for commitment, so that no result waits for an answer about another."""
-    jobs: dict[str, Job] = {"sender": deliver_next}
-    if destination.commitment:
-        jobs["commitment"] = request_commitment
+    jobs: dict[str, Job] = {"sender": partial(deliver_next, parts, channel)}
+    if isinstance(channel, DicomDestination) and channel.commitment:
+        jobs["commitment"] = partial(request_commitment, parts, channel)
     else:
-        commitments.forgo(parts.database, destination.name, now=parts.clock())
+        commitments.forgo(parts.database, channel.name, now=parts.clock())
     for name, job in jobs.items():
         yield threading.Thread(
-            target=_until, args=(ended, job, parts, destination), name=f"{name}-{destination.name}", daemon=True
+            target=_until, args=(ended, job, channel.name), name=f"{name}-{channel.name}", daemon=True
         )
 
 
-def _until(ended: threading.Event, job: Job, parts: Parts, destination: DicomDestination) -> None:
+def _until(ended: threading.Event, job: Job, destination: str) -> None:
     while not ended.is_set():
         try:
-            busy = job(parts, destination)
+            busy = job()
         except Exception as error:  # noqa: BLE001 - process boundary: a sender must go on; leases give rows back
-            log.event("sender failed, will go on", destination=destination.name, error=type(error).__name__)
+            log.event("sender failed, will go on", destination=destination, error=type(error).__name__)
             busy = 0
             ended.wait(1.0)
         if not busy:

@@ -9,6 +9,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from triage_node.domain import Priority
+from triage_node.store import outbox
 from triage_node.store.database import Database
 from triage_node.store.schema import opinion, revision, study
 
@@ -68,10 +69,13 @@ def of_study(database: Database, study_id: int) -> list[Opinion]:
         return [Opinion(**found._mapping) for found in connection.execute(query)]
 
 
-def escalate(database: Database, *, before: datetime, now: datetime) -> Sequence[str]:
-    """STAT studies reported before a moment that nobody acknowledged are escalated, once; returns their series."""
+def escalate(database: Database, *, before: datetime, now: datetime, tell: Sequence[str] = ()) -> Sequence[str]:
+    """STAT studies reported before a moment that nobody acknowledged are escalated, once; returns their series.
+
+    The destinations `tell` are told in the same transaction.
+    """
     waiting = (
-        sa.select(study.c.id, revision.c.series_uid)
+        sa.select(study.c.id, study.c.revision_id, revision.c.series_uid)
         .join(revision, revision.c.id == study.c.revision_id)
         .where(
             study.c.priority == Priority.STAT.value,
@@ -84,6 +88,8 @@ def escalate(database: Database, *, before: datetime, now: datetime) -> Sequence
         found = connection.execute(waiting).all()
         ids = [each.id for each in found]
         connection.execute(study.update().where(study.c.id.in_(ids)).values(escalated_at=now))
+        for each in found if tell else ():
+            outbox.announce(connection, each.revision_id, tell, now)
     return [each.series_uid for each in found]
 
 

@@ -7,10 +7,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
+from uuid import NAMESPACE_OID, uuid5
 
 import sqlalchemy as sa
 
-from triage_node.domain import OUTBOX_TRANSITIONS, OutboxState, Outcome, SeriesState
+from triage_node.domain import OUTBOX_TRANSITIONS, MessageKind, OutboxState, Outcome, SeriesState
 from triage_node.store.claims import close_delivered
 from triage_node.store.database import Database
 from triage_node.store.schema import OPEN_STATES, outbox, result, revision, series
@@ -111,6 +112,26 @@ def mark_dead(database: Database, parcel: Parcel, *, status: int | None, error: 
         _finish(connection, parcel, OutboxState.DEAD, status=status, error=error[:400])
 
 
+def announce(connection: sa.Connection, revision_id: int, destinations: Sequence[str], now: datetime) -> None:
+    """Tell destinations, before anything else, of an ESCALATION: an object of its own, with the file of the RESULT.
+
+    Its UID follows from that of the RESULT. Nothing where the revision has none, or where it was announced before.
+    """
+    told = sa.select(result).where(result.c.revision_id == revision_id, result.c.kind == MessageKind.RESULT.value)
+    found = connection.execute(told).mappings().first()
+    if found is None:
+        return
+    kind = MessageKind.ESCALATION.value
+    row = {**found, "kind": kind, "sop_uid": f"2.25.{uuid5(NAMESPACE_OID, '|'.join((found['sop_uid'], kind))).int}"}
+    if connection.execute(sa.select(result.c.kind).where(result.c.sop_uid == row["sop_uid"])).first() is not None:
+        return
+    connection.execute(result.insert().values(**row))
+    values = {"sop_uid": row["sop_uid"], "revision_id": revision_id, "state": OutboxState.PENDING.value, "urgency": 0}
+    for destination in destinations:
+        connection.execute(outbox.insert().values(destination=destination, attempts=0, not_before=now, **values))
+    _reopen(connection, [revision_id])
+
+
 def retry_dead(
     database: Database, *, destination: str | None = None, ids: Collection[int] | None = None, now: datetime
 ) -> int:
@@ -124,12 +145,17 @@ def retry_dead(
         touched = connection.execute(sa.select(outbox.c.revision_id).where(dead).distinct()).scalars().all()
         values = {"state": OutboxState.PENDING.value, "attempts": 0, "commitment_asks": 0, "not_before": now}
         count = connection.execute(outbox.update().where(dead).values(**values)).rowcount
-        connection.execute(
-            revision.update()
-            .where(revision.c.id.in_(touched), revision.c.state == SeriesState.DELIVERED.value)
-            .values(state=SeriesState.REPORTED.value, delivered_at=None)
-        )
+        _reopen(connection, touched)
         return count
+
+
+def _reopen(connection: sa.Connection, revision_ids: Sequence[int]) -> None:
+    """DELIVERED -> REPORTED: there are rows to send again."""
+    connection.execute(
+        revision.update()
+        .where(revision.c.id.in_(revision_ids), revision.c.state == SeriesState.DELIVERED.value)
+        .values(state=SeriesState.REPORTED.value, delivered_at=None)
+    )
 
 
 def _notice_of_open_study() -> sa.ColumnElement[bool]:

@@ -45,6 +45,9 @@ class Report:
     """Each with its path relative to the spool."""
     deliveries: Sequence[tuple[str, str]]
     """(SOP Instance UID, destination name)."""
+    corrections: Sequence[tuple[str, str]] = ()
+    """The same, of destinations that would not be told of this result by itself: they are where they may have heard of
+    an older revision, and would go on believing it."""
     not_before: datetime
     """Deliver from this moment on (a notice waits for the rest of the study)."""
     though_it_grew: bool = False
@@ -180,7 +183,7 @@ def _insert_results(connection: sa.Connection, held: Claim, report: Report, not_
                 sha256=made.sha256,
             )
         )
-    for sop_uid, destination in report.deliveries:
+    for sop_uid, destination in [*report.deliveries, *_heard_otherwise(connection, held, report)]:
         connection.execute(
             outbox.insert().values(
                 sop_uid=sop_uid,
@@ -192,6 +195,18 @@ def _insert_results(connection: sa.Connection, held: Claim, report: Report, not_
                 not_before=not_before,
             )
         )
+
+
+def _heard_otherwise(connection: sa.Connection, held: Claim, report: Report) -> list[tuple[str, str]]:
+    """What was tried once may have arrived, whatever became of the answer."""
+    tried = (
+        sa.select(outbox.c.destination)
+        .join(revision, revision.c.id == outbox.c.revision_id)
+        .where(revision.c.series_uid == held.series_uid, outbox.c.tried_at.is_not(None))
+        .distinct()
+    )
+    heard = set(connection.execute(tried).scalars()) if report.corrections else set()
+    return [(sop_uid, destination) for sop_uid, destination in report.corrections if destination in heard]
 
 
 def _reconcile_notices(connection: sa.Connection, held: Claim, report: Report, now: datetime) -> None:

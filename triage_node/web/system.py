@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from importlib.metadata import version
@@ -12,7 +13,7 @@ from fastapi.encoders import jsonable_encoder
 from fastapi.responses import JSONResponse, RedirectResponse
 
 from triage_node import log
-from triage_node.config import Config, Destination
+from triage_node.config import AnyDestination, Config, Destination
 from triage_node.domain import DISCLAIMER
 from triage_node.store import board, outbox, refusals
 from triage_node.store import system as store
@@ -146,26 +147,31 @@ def _room(free_mb: float, config: Config) -> tuple[str, str]:
     return f"Enough: {early}; {refused}." if low_mb else f"Enough: {refused}.", "good"
 
 
-def _destination(traffic: Traffic, configured: dict[str, Destination]) -> dict[str, Any]:
+def _destination(traffic: Traffic, configured: Mapping[str, AnyDestination]) -> dict[str, Any]:
     destination = configured.get(traffic.destination)
     said, mood = _how_it_goes(traffic, destination)
     return asdict(traffic) | {
         "configured": destination is not None,
-        "ae_title": destination.ae_title if destination else None,
-        "address": f"{destination.host}:{destination.port}" if destination else None,
-        "commitment": destination.commitment if destination else None,
+        "kind": destination.kind if destination else None,
+        "ae_title": destination.ae_title if isinstance(destination, Destination) else None,
+        "address": destination.address if destination else None,
+        "commitment": _commits(destination) if destination else None,
         "said": said,
         "mood": mood,
     }
 
 
-def _how_it_goes(traffic: Traffic, destination: Destination | None) -> tuple[str, str]:
+def _commits(destination: AnyDestination) -> bool:
+    return isinstance(destination, Destination) and destination.commitment
+
+
+def _how_it_goes(traffic: Traffic, destination: AnyDestination | None) -> tuple[str, str]:
     if destination is None:
         return "not in the configuration: nothing is sent there", "bad"
     if traffic.dead:
         return "some results will not be sent again by themselves", "bad"
     if traffic.waiting:
         return ("trying again" if traffic.error else "on their way"), "waiting"
-    if destination.commitment and traffic.unconfirmed:
+    if _commits(destination) and traffic.unconfirmed:
         return "not everything is confirmed yet", "waiting"
     return ("everything is there" if traffic.last_sent_at else "nothing was sent yet"), "good"

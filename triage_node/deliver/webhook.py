@@ -1,0 +1,190 @@
+"""A destination that is told of results by HTTP POST of JSON, signed, for pagers, chats and dashboards.
+
+A receiver checks X-Triage-Signature, "sha256=" and the HMAC-SHA256 of "TIMESTAMP.BODY" under the shared secret, and
+refuses a X-Triage-Timestamp that is old. X-Triage-Event-Id is the same however often an event is sent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import http.client
+import json
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from triage_node.config import WebhookDestination
+from triage_node.deliver import statement as statements
+from triage_node.deliver.batch import tell_each
+from triage_node.deliver.statement import Statement, message_id
+from triage_node.domain import DISCLAIMER, MessageKind, Outcome
+from triage_node.errors import DeliveryError, Unreachable
+from triage_node.log import ref
+from triage_node.peers import OutgoingObject, StoreResult
+from triage_node.peers.tcp import client_tls, reason
+
+PASSING: Final = frozenset({408, 425, 429})
+"""Client errors that another try may cure: timeout, too early, too many requests."""
+SHORTEST_SECRET: Final = 16
+"""Characters."""
+
+
+class WebhookChannel:
+    """One [[destination]] of kind "webhook"."""
+
+    commitment = False
+
+    def __init__(self, destination: WebhookDestination, *, timeout_s: float, clock: Callable[[], datetime]) -> None:
+        self.name = destination.name
+        self._settings = destination
+        self._timeout_s = timeout_s
+        self._clock = clock
+
+    def send(self, objects: Sequence[OutgoingObject], on_result: Callable[[StoreResult], None]) -> None:
+        """One request for each. Raises nothing for a failed send."""
+        tell_each(objects, self._tell, on_result)
+
+    def probe(self) -> str:
+        """Connect, and send nothing. Raises DeliveryError."""
+        _secret(self._settings.secret)
+        with self._connected():
+            return f"takes connections at {self._settings.address}; nothing was sent"
+
+    def _tell(self, outgoing: OutgoingObject) -> None:
+        statement = statements.read(outgoing.path)
+        event = event_of(statement, escalation=outgoing.kind == MessageKind.ESCALATION)
+        content = {"event": event, "id": message_id(outgoing.sop_uid)}
+        content |= body(statement, identity=self._settings.identity)
+        self._post(event, content["id"], json.dumps(content).encode())
+
+    def _post(self, event: str, event_id: str, data: bytes) -> None:
+        timestamp = str(int(self._clock().timestamp()))
+        headers = {
+            "Content-Type": "application/json",
+            "User-Agent": "triage-node",
+            "X-Triage-Event": event,
+            "X-Triage-Event-Id": event_id,
+            "X-Triage-Timestamp": timestamp,
+            "X-Triage-Signature": signature(_secret(self._settings.secret), timestamp, data),
+        }
+        parts = urlsplit(self._settings.url)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        with self._connected() as connection:
+            connection.request("POST", target, body=data, headers=headers)
+            _raise_for_status(connection.getresponse().status, self._settings.address)
+
+    @contextmanager
+    def _connected(self) -> Iterator[http.client.HTTPConnection]:
+        """An open connection that is cut off when the time is over, however slowly the peer goes on talking."""
+        address, timeout_s = self._settings.address, self._timeout_s
+        connection = self._connection()
+        cut: list[bool] = []
+        timer = threading.Timer(timeout_s, lambda: _cut_off(connection, cut))
+        timer.daemon = True
+        timer.start()
+        try:
+            _connect(connection, address)
+            yield connection
+        except (OSError, http.client.HTTPException) as error:
+            late = cut or isinstance(error, TimeoutError)
+            what = f"did not answer within {timeout_s:g} s" if late else f"gave no answer ({reason(error)})"
+            raise DeliveryError(f"{address} {what}", retryable=True) from error
+        finally:
+            timer.cancel()
+            connection.close()
+
+    def _connection(self) -> http.client.HTTPConnection:
+        parts = urlsplit(self._settings.url)
+        host = parts.hostname or ""
+        if parts.scheme == "http":
+            return http.client.HTTPConnection(host, parts.port, timeout=self._timeout_s)
+        tls = client_tls(self._settings.ca_file)
+        return http.client.HTTPSConnection(host, parts.port, timeout=self._timeout_s, context=tls)
+
+
+# ---------------------------------------------------------------- what is told
+
+
+def event_of(statement: Statement, *, escalation: bool = False) -> str:
+    """The name of what happened."""
+    if escalation:
+        return "escalation"
+    if statement.outcome is Outcome.FAILED:
+        return "failure"
+    return "revision" if statement.revision > 1 else "result"
+
+
+def body(statement: Statement, *, identity: bool) -> dict[str, Any]:
+    """How the series ended. Studies and series are fingerprints, as in the log, unless `identity`."""
+    told = statement.result
+    content = {
+        "created_at": statement.created_at.isoformat(),
+        "node": statement.node,
+        "study": ref(statement.study_uid),
+        "series": ref(statement.series_uid),
+        "revision": statement.revision,
+        "outcome": statement.outcome.value,
+        "reason": told["reason"],
+        "priority": statement.priority.value,
+        "suspected": statement.suspected,
+        "text": statement.text,
+        **{name: told[name] for name in ("findings", "probabilities", "volumes_ml", "warnings", "bundle")},
+        "disclaimer": DISCLAIMER,
+    }
+    if identity:
+        content |= {"study_uid": statement.study_uid, "series_uid": statement.series_uid}
+        content |= {"patient": statement.patient and asdict(statement.patient)}
+        content |= {"order": statement.order and asdict(statement.order)}
+    return content
+
+
+def signature(secret: bytes, timestamp: str, data: bytes) -> str:
+    """The value of X-Triage-Signature."""
+    return "sha256=" + hmac.new(secret, timestamp.encode() + b"." + data, hashlib.sha256).hexdigest()
+
+
+# ---------------------------------------------------------------- steps
+
+
+def _secret(where: str) -> bytes:
+    """Looked up each time, so that a new one counts at once. Raises DeliveryError."""
+    kind, _, name = where.partition(":")
+    if kind == "env":
+        found, place = os.environ.get(name, "").encode(), f"the environment variable {name}"
+    else:
+        found, place = b"", f"the file {Path(name).name}"
+        with suppress(OSError):
+            found = Path(name).read_bytes().strip()
+    if len(found) < SHORTEST_SECRET:
+        raise DeliveryError(f"{place} must hold a secret of {SHORTEST_SECRET} characters or more", retryable=True)
+    return found
+
+
+def _raise_for_status(status: int, address: str) -> None:
+    """Redirects are not followed: what is signed for one place is not for another."""
+    if 200 <= status < 300:
+        return
+    final = 400 <= status < 500 and status not in PASSING
+    hint = "; redirects are not followed, correct the url" if 300 <= status < 400 else ""
+    raise DeliveryError(f"{address} answered HTTP {status}{hint}", retryable=not final)
+
+
+def _connect(connection: http.client.HTTPConnection, address: str) -> None:
+    try:
+        connection.connect()
+    except OSError as error:
+        raise Unreachable(f"{address} cannot be reached ({reason(error)})") from error
+
+
+def _cut_off(connection: http.client.HTTPConnection, cut: list[bool]) -> None:
+    cut.append(True)
+    with suppress(OSError, AttributeError):  # it is not connected, or not any more
+        connection.sock.shutdown(socket.SHUT_RDWR)
