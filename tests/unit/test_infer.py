@@ -431,7 +431,7 @@ def test_left_and_right_are_alike_to_a_mirrored_bundle(tmp_path: Path) -> None:
         assert other.pixel_probabilities is not None
         gaps[mirrored] = np.abs(one.pixel_probabilities - other.pixel_probabilities[..., ::-1]).max()
         gaps[mirrored] += np.abs(one.logits - other.logits).max()
-    assert gaps[True] < 1e-5
+    assert gaps[True] < gaps[False] / 50, "in bfloat16 a turned image is not the same to the last digit"
     assert gaps[False] > 1e-3
 
 

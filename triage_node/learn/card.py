@@ -11,7 +11,7 @@ from triage_node.domain import CLASSES
 def model_card(name: str, version: str, metrics: Mapping[str, Any]) -> str:
     """Markdown, from the metrics that `release` writes beside it."""
     simulated, training, grid = metrics["simulated"], metrics["training"], metrics["grid"]
-    slices = simulated["slice_metrics"]["any"]
+    slices, windows = simulated["slice_metrics"]["any"], ", ".join(metrics["windows"])
     return f"""# Model card: {name} {version}
 
 **Research software. Not for clinical use, not for primary diagnosis.** Written by `triage_node.learn.release` together
@@ -19,9 +19,10 @@ with the weights; the same figures are in metrics.json.
 
 ## What it is
 A 2.5-D multi-task network (`networks/triagenet.py`; plain torch) for adult non-contrast axial head CT. It sees each
-slice at {grid["size_px"]} x {grid["size_px"]} pixels of {grid["spacing_mm"]} mm in three windows, and the slices below
-and above in one; a single slice or picture works too. It gives the probability of any intracranial hemorrhage and of
-five subtypes for slice and series, a mask of the subtypes, and whether subdural blood is chronic.
+slice at {grid["size_px"]} x {grid["size_px"]} pixels of {grid["spacing_mm"]} mm through these windows: {windows}; and the
+slices below and above through the first of them. A single slice or picture works too. It gives the probability of any
+intracranial hemorrhage and of five subtypes for slice and series, a mask of the subtypes, and whether subdural blood
+is chronic.
 
 ## What it learned from
 Simulated heads only (`triage_node.simulate`, varied further by `learn/augment.py`): {training["slices_rendered"]}

@@ -161,6 +161,7 @@ def _metrics(
     record = read_record(config.run)
     return {
         "grid": asdict(config.grid),
+        "windows": list(config.images.windows),
         "series_fingerprint": test.fingerprint.hexdigest(),
         "simulated": {"series": len(test.judgements), **summarize(test.judgements, [], prevalence=_PREVALENCE)},
         "volume_interval_heads": {name: len(covered) for name, covered in test.covered.items()},
