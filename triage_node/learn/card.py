@@ -19,8 +19,8 @@ with the weights; the same figures are in metrics.json.
 
 ## What it is
 A 2.5-D multi-task network (`networks/triagenet.py`; plain torch) for adult non-contrast axial head CT. It sees each
-slice at {grid["size_px"]} x {grid["size_px"]} pixels of {grid["spacing_mm"]} mm through these windows: {windows}; and the
-slices below and above through the first of them. A single slice or picture works too. It gives the probability of any
+slice at {grid["size_px"]} x {grid["size_px"]} pixels of {grid["spacing_mm"]} mm through these windows: {windows}; and
+the slices below and above through the first. A single slice or picture works too. It gives the probability of any
 intracranial hemorrhage and of five subtypes for slice and series, a mask of the subtypes, and whether subdural blood
 is chronic.
 
