@@ -137,7 +137,8 @@ class Event:
 def events(database: Database, study_uid: str) -> list[Event]:
     """Everything that happened to the series of a study, and to their results, in order."""
     with database.reading() as connection:
-        found = [*_of_series(connection, study_uid), *_of_results(connection, study_uid)]
+        # the last result goes out in the same moment in which everything counts as delivered
+        found = [*_of_results(connection, study_uid), *_of_series(connection, study_uid)]
     return sorted(found, key=lambda event: event.at)
 
 

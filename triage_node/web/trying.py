@@ -269,7 +269,7 @@ def _series(number: int, result: dict[str, Any]) -> dict[str, Any]:
     outcome, priority, detail = result["outcome"], result["priority"], result["detail"]
     analyzed = outcome == Outcome.ANALYZED
     if analyzed and priority == Priority.NONE:  # a picture: no rule, no volume, no side
-        finding = f"{detail[:1].upper()}{detail[1:]}"
+        finding = words.sentence(detail)
     else:
         finding = words.ended(outcome, result["reason"], detail, priority, result)
     return {
