@@ -25,6 +25,7 @@ ae_title = "TRIAGE"
 host = "127.0.0.1"
 port = 0
 data_dir = "data"
+database = "{database}"
 min_free_mb = 100
 
 [model]
@@ -75,12 +76,15 @@ class Node:
         notice_after_s: float = 0,
         attempts: int = 3,
         bundle: Path | str = "default",
+        database: str = "",
         commitment: bool = False,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.config_path = folder / "triage-node.toml"
-        text = SETTINGS.format(settle_s=settle_s, notice_after_s=notice_after_s, attempts=attempts, bundle=bundle)
+        text = SETTINGS.format(
+            settle_s=settle_s, notice_after_s=notice_after_s, attempts=attempts, bundle=bundle, database=database
+        )
         for ae_title, port in destinations.items():
             text += DESTINATION.format(
                 name=ae_title.lower(), ae_title=ae_title, port=port, commitment=str(commitment).lower()

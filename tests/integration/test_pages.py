@@ -1,7 +1,7 @@
 """The pages as people use them: a real Chromium over a running node with a study of every end.
 
 One of each subtype, one without blood, one that is not analysed and one that failed, read by a bundle that finds all
-five (tests.bands).
+five (tests.bands). The node keeps its rows in PostgreSQL, those of other tests in SQLite.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 from tests.bands import write_band_bundle, write_head
 from tests.browser import chromium, visit, visitor, without_scripts
 from tests.node import Node, running_node
+from tests.postgres import Cluster
 from tests.report_cases import write_ct
 from triage_node.testing import DemoPacs
 
@@ -56,12 +57,18 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory, cases: Path) -> Iterator[Node]:
+def node(tmp_path_factory: pytest.TempPathFactory, cases: Path, postgresql: Cluster) -> Iterator[Node]:
     folder = tmp_path_factory.mktemp("node")
     bundle = write_band_bundle(folder / "bundle")
     with (
         DemoPacs(folder / "pacs") as pacs,
-        running_node(folder / "node", destinations={"PACS": pacs.port}, bundle=bundle, attempts=1) as started,
+        running_node(
+            folder / "node",
+            destinations={"PACS": pacs.port},
+            bundle=bundle,
+            attempts=1,
+            database=postgresql.empty(),
+        ) as started,
     ):
         for name in SENT:
             started.send(cases / name)

@@ -1,10 +1,8 @@
-"""The worklist in the database: what a row shows, and in which order. Real SQLite."""
+"""The worklist in the database: what a row shows, and in which order. Real SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -22,13 +20,6 @@ from triage_node.store.worklist import Wanted
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = open_database(f"sqlite:///{tmp_path / 'db.sqlite3'}")
-    yield opened
-    opened.close()
 
 
 def listed(database: Database, **wanted: object) -> list[str]:
@@ -62,7 +53,9 @@ def test_a_study_is_on_the_list_from_its_first_image_on(database: Database, cloc
     assert (row.outcome, row.open_state, row.open_images, row.source) == (None, "RECEIVING", 12, "CT1")
     clock.advance(5)
     arrive(database, clock, "1", images=3)
-    (row,) = worklist.page(database, Wanted()).rows
+    arrive(database, clock, "2")
+    row, other = worklist.page(database, Wanted()).rows
+    assert (row.id, other.id) == (1, 2), "no number is used up by an image that comes"
     assert (row.open_images, (row.last_image_at - row.first_image_at).total_seconds()) == (15, 5.0)
 
 
@@ -170,9 +163,8 @@ def test_what_readers_say_sums_up_by_class_and_the_last_word_counts(database: Da
     assert len(opinions.of_study(database, 1)) == 2
 
 
-def test_studies_of_an_older_node_get_their_rows(tmp_path: Path, clock: Clock) -> None:
-    url = f"sqlite:///{tmp_path / 'old.sqlite3'}"
-    old = Database(url)
+def test_studies_of_an_older_node_get_their_rows(empty_url: str, clock: Clock) -> None:
+    old = Database(empty_url)
     migrate_to(old, "0003")
     with old.transaction() as connection:
         for number, (outcome, priority) in enumerate([("ANALYZED", "HIGH"), ("NOT_ANALYZED", "NONE")], start=1):
@@ -192,7 +184,7 @@ def test_studies_of_an_older_node_get_their_rows(tmp_path: Path, clock: Clock) -
                 values,
             )
     old.close()
-    database = open_database(url)
+    database = open_database(empty_url)
     with database.reading() as connection:
         (row,) = connection.execute(sa.select(study)).all()
     assert (row.study_uid, row.outcome, row.priority, row.rank, row.revision_id) == ("1", "ANALYZED", "HIGH", 1, 1)
