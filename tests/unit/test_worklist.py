@@ -91,9 +91,14 @@ def test_rows_are_found_by_name_id_accession_and_source_and_signs_of_the_search_
     ann = Patient(patient_name="DOE^ANN", patient_id="100%", accession_number="ACC7")
     end(database, clock, arrive(database, clock, "1"), found(Priority.STAT), patient=ann)
     end(database, clock, arrive(database, clock, "2"), found(Priority.STAT), patient=Patient(patient_name="ROE^BEA"))
+    strange = Patient(patient_name="Müller^Jörg", patient_id="Ｐ9")
+    end(database, clock, arrive(database, clock, "3"), found(Priority.STAT), patient=strange)
+    arrive(database, clock, "4")
     for text in ("doe", "ANN", "100%", "acc7"):
         assert listed(database, text=text) == ["1"]
-    assert listed(database, text="ct1") == ["1", "2"]
+    for text in ("MÜLLER", "jörg", "p9"):
+        assert listed(database, text=text) == ["3"]
+    assert listed(database, text="ct1") == ["1", "2", "3", "4"]
     assert listed(database, text="%") == ["1"]
     assert listed(database, text="_") == []
 
@@ -188,6 +193,21 @@ def test_studies_of_an_older_node_get_their_rows(empty_url: str, clock: Clock) -
     with database.reading() as connection:
         (row,) = connection.execute(sa.select(study)).all()
     assert (row.study_uid, row.outcome, row.priority, row.rank, row.revision_id) == ("1", "ANALYZED", "HIGH", 1, 1)
+    database.close()
+
+
+def test_studies_of_an_older_node_are_found_by_name(empty_url: str) -> None:
+    old = Database(empty_url)
+    migrate_to(old, "0006")
+    with old.transaction() as connection:
+        row = "(1, '1.2', 'CT1', 1e9, 1e9, 'MÜLLER^JÖRG', 3)"
+        columns = "id, study_uid, calling_ae, first_image_at, last_image_at, patient_name, rank"
+        connection.execute(sa.text(f"INSERT INTO study ({columns}) VALUES {row}"))
+    old.close()
+    database = open_database(empty_url)
+    assert listed(database, text="müller") == ["1.2"]
+    assert listed(database, text="ct1") == ["1.2"]
+    assert listed(database, text="ct1müller") == []
     database.close()
 
 

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from triage_node.domain import Instance, InstanceOutcome, SeriesState, require_transition
 from triage_node.store.database import Database, Insert, insert_into
 from triage_node.store.schema import Moment, instance, quarantined, result, revision, series, study
-from triage_node.store.worklist import UNKNOWN
+from triage_node.store.worklist import UNKNOWN, searchable
 
 MAX_BATCH = 256
 
@@ -270,6 +270,7 @@ def _grow_study(connection: sa.Connection, images: Sequence[Instance]) -> None:
         "calling_ae": first.calling_ae,
         "first_image_at": first.received_at,
         "last_image_at": last.received_at,
+        "searched": searchable(first.calling_ae),
         "rank": UNKNOWN,
     }
     connection.execute(_insert_or_grow_study(connection.dialect.name), row)
