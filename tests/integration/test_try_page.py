@@ -15,6 +15,7 @@ from PIL import Image
 from playwright.sync_api import BrowserContext, Route, expect
 from pydicom import dcmread
 
+from tests import ct
 from tests.browser import chromium, visit, visitor, without_scripts
 from tests.node import Node, running_node
 from tests.uploads import zipped
@@ -28,6 +29,15 @@ DROP = """([name, data]) => {
   const event = new DragEvent("drop", { dataTransfer: dropped, bubbles: true, cancelable: true });
   document.getElementById("drop").dispatchEvent(event);
 }"""
+
+LISTEN = """() => {
+  sessionStorage.heard = "";
+  new MutationObserver(() => {
+    const said = [...document.querySelectorAll("[role=status]")].map((each) => each.textContent.trim()).join();
+    if (!sessionStorage.heard.endsWith(said)) sessionStorage.heard += "|" + said;
+  }).observe(document.getElementById("give"), { subtree: true, childList: true, characterData: true });
+}"""
+"""What a screen reader would say of the form."""
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +118,35 @@ def test_a_dropped_zip_ends_as_slices_with_their_segments_and_in_no_ledger(
     assert "DOE" not in node.log
     page.get_by_role("button", name="Remove").click()
     expect(page).to_have_title("Try it")
+
+
+def test_a_folder_is_dropped_by_mouse_and_its_way_is_announced_in_tenths(
+    context: BrowserContext, tmp_path: Path
+) -> None:
+    ct.save(ct.head(), tmp_path / "DOE^JANE" / "series")
+    for number in range(120):  # a browser lists a hundred at a time
+        (tmp_path / "DOE^JANE" / f"{number}.txt").write_bytes(b"text")
+    page, watched = visit(context, "/try")
+    page.evaluate(LISTEN)
+    debugger = context.new_cdp_session(page)
+    debugger.send("Network.enable")
+    slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 200_000}
+    debugger.send("Network.emulateNetworkConditions", slow)
+    page.locator("#drop").scroll_into_view_if_needed()
+    box = page.locator("#drop").bounding_box()
+    assert box is not None
+    dropped = {"items": [], "files": [str(tmp_path / "DOE^JANE")], "dragOperationsMask": 1}
+    with page.expect_navigation(url="**/try/*"):
+        for kind in ("dragEnter", "dragOver", "drop"):
+            place = {"x": box["x"] + 9, "y": box["y"] + 9}
+            debugger.send("Input.dispatchDragEvent", {"type": kind, "data": dropped, **place})
+    expect(page.locator("#trial, header.study").first).to_contain_text("20 CT images")
+    expect(page.locator("#trial, header.study").first).to_contain_text("120 files were no CT images")
+    heard = page.evaluate("sessionStorage.heard").split("|")
+    tenths = [f"{share} % sent" for share in range(0, 100, 10)]
+    assert [said for said in heard if said in tenths]
+    assert set(heard) <= {"", *tenths, "being unpacked and looked through"}
+    assert watched.faults == []
 
 
 def test_a_picture_is_shown_outlined_with_its_caution_and_without_volumes(

@@ -248,12 +248,11 @@ _ORDER: Final = (study.c.rank, study.c.last_image_at, study.c.id)
 
 def _found(connection: sa.Connection, wanted: Wanted) -> tuple[Sequence[int], int]:
     """Ids of the page, and how many there are: without a look at what the rows before it show."""
-    ids, first = sa.select(study.c.id).where(*_conditions(wanted)).order_by(*_ORDER), PAGE * wanted.page
-    if wanted.text:  # every row is looked at in any case: once, not once more to count
-        found = connection.execute(ids).scalars().all()
-        return found[first : first + PAGE], len(found)
+    # a search looks at every row: not from one to the next by the index of the order, at three times the cost
+    order = (study.c.rank + 0, *_ORDER[1:]) if wanted.text else _ORDER
+    ids = sa.select(study.c.id).where(*_conditions(wanted)).order_by(*order).limit(PAGE).offset(PAGE * wanted.page)
     counting = sa.select(sa.func.count()).select_from(study).where(*_conditions(wanted))
-    return connection.execute(ids.limit(PAGE).offset(first)).scalars().all(), connection.execute(counting).scalar_one()
+    return connection.execute(ids).scalars().all(), connection.execute(counting).scalar_one()
 
 
 def _columns() -> sa.Select[Any]:
