@@ -31,10 +31,10 @@ from typing import Any
 import numpy as np
 from benching import free_port, progress, pss_mib, running
 
-from triage_node.domain import CLASSES, SUBTYPES
+from triage_node.domain import CLASSES, SUBTYPES, Patient
 from triage_node.store import schema
 from triage_node.store.database import Database, open_database
-from triage_node.store.worklist import LAST, RANK, UNKNOWN
+from triage_node.store.worklist import LAST, RANK, UNKNOWN, searchable
 
 SERIES_PER_DAY = 120
 SLICES = 32
@@ -142,18 +142,22 @@ def _add(
             "delivered_at": ended_at,
         }
     )
+    patient = Patient(
+        patient_name=f"FAMILY{number % 5003}^GIVEN{number % 997}",
+        patient_id=f"P{number % 70_001:06d}",
+        birth_date="19600101",
+        sex="FM"[number % 2],
+        accession_number=f"A{number:08d}",
+        description="HEAD WITHOUT CONTRAST",
+    )
     rows["study"].append(
         {
             "study_uid": study_uid,
             "calling_ae": "CT1",
             "first_image_at": first,
             "last_image_at": last,
-            "patient_name": f"FAMILY{number % 5003}^GIVEN{number % 997}",
-            "patient_id": f"P{number % 70_001:06d}",
-            "birth_date": "19600101",
-            "sex": "FM"[number % 2],
-            "accession_number": f"A{number:08d}",
-            "description": "HEAD WITHOUT CONTRAST",
+            **vars(patient),
+            "searched": searchable("CT1", patient),
             "rank": LAST if reason == "PRIOR_STUDY" else RANK.get(priority, UNKNOWN),
             "revision_id": revision_id,
             "outcome": outcome,

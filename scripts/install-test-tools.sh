@@ -2,7 +2,7 @@
 # Installs the real tools that the tests run against (Debian and Ubuntu). As a plain user it prints what to run as root.
 set -eu
 
-packages="dcmtk orthanc dicom3tools pixelmed-apps default-jre-headless chromium"
+packages="dcmtk orthanc dicom3tools pixelmed-apps default-jre-headless chromium postgresql"
 
 if ! command -v apt-get >/dev/null 2>&1; then
     echo "No apt-get here. Install by your system's own means: $packages" >&2
@@ -19,7 +19,7 @@ apt-get update
 # shellcheck disable=SC2086 # a list of package names, to be split
 DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends $packages
 
-# Debian starts Orthanc as a service on the ports that a PACS uses; the tests start their own on free ports.
+# Debian starts Orthanc and PostgreSQL as services on their usual ports; the tests start their own elsewhere.
 if [ -d /run/systemd/system ]; then
-    systemctl disable --now orthanc
+    systemctl disable --now orthanc postgresql
 fi

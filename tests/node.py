@@ -25,7 +25,11 @@ ae_title = "TRIAGE"
 host = "127.0.0.1"
 port = 0
 data_dir = "data"
+database = "{database}"
 min_free_mb = 100
+
+[model]
+bundle = "{bundle}"
 
 [series]
 max_study_age_h = 0
@@ -71,12 +75,16 @@ class Node:
         settle_s: float = 0.5,
         notice_after_s: float = 0,
         attempts: int = 3,
+        bundle: Path | str = "default",
+        database: str = "",
         commitment: bool = False,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.config_path = folder / "triage-node.toml"
-        text = SETTINGS.format(settle_s=settle_s, notice_after_s=notice_after_s, attempts=attempts)
+        text = SETTINGS.format(
+            settle_s=settle_s, notice_after_s=notice_after_s, attempts=attempts, bundle=bundle, database=database
+        )
         for ae_title, port in destinations.items():
             text += DESTINATION.format(
                 name=ae_title.lower(), ae_title=ae_title, port=port, commitment=str(commitment).lower()
@@ -163,9 +171,9 @@ def alive(pid: int) -> bool:
 
 
 @contextmanager
-def running_node(folder: Path, *roles: str, destinations: dict[str, int], settle_s: float = 0.5) -> Iterator[Node]:
+def running_node(folder: Path, *roles: str, destinations: dict[str, int], **settings: Any) -> Iterator[Node]:
     """A node that serves, or runs the named roles; stopped on leaving."""
-    node = Node(folder, destinations=destinations, settle_s=settle_s)
+    node = Node(folder, destinations=destinations, **settings)
     try:
         for role in roles or ("serve",):
             node.start(role)

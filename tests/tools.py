@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 # pynetdicom installs its own storescu and friends into the virtual environment, where they shadow dcmtk's.
-_SYSTEM_PATH = "/usr/bin:/usr/sbin:/bin:/sbin:/usr/local/bin"
+# Debian keeps the server programs of PostgreSQL, by version, out of everybody's path.
+_POSTGRESQL = ":".join(map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin"))))
+_SYSTEM_PATH = f"/usr/bin:/usr/sbin:/bin:/sbin:/usr/local/bin:{_POSTGRESQL}"
 
 
 def require_tool(name: str) -> str:

@@ -374,7 +374,9 @@ class Web:
         1024, "MB that may be given to the page for trying, and that a zip there may unpack to", check=_at_least(1)
     )
     try_files: int = setting(3000, "files that may be given to it, those in a zip counted", check=_at_least(1))
-    keep_trials_h: float = setting(24.0, "h after which what was tried is removed", check=_at_least(1))
+    keep_trials_h: float = setting(
+        24.0, "h that what was tried is kept after its end, and that it may wait for a worker", check=_at_least(1)
+    )
 
     @property
     def is_local(self) -> bool:

@@ -1,57 +1,79 @@
-"""The pages as people use them: a real Chromium over a running node with simulated studies."""
+"""The pages as people use them: a real Chromium over a running node with a study of every end.
+
+One of each subtype, one without blood, one that is not analysed and one that failed, read by a bundle that finds all
+five (tests.bands). The node keeps its rows in PostgreSQL, those of other tests in SQLite.
+"""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, expect
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from tests.browser import Watched, chromium
+from tests.bands import write_band_bundle, write_head
+from tests.browser import chromium, visit, visitor, without_scripts
 from tests.node import Node, running_node
+from tests.postgres import Cluster
 from tests.report_cases import write_ct
-from triage_node.simulate import write_case
+from triage_node.testing import DemoPacs
 
-PATIENCE_MS = 60_000
-"""WebGL2 without a graphics card, beside other tests, takes its time."""
-expect.set_options(timeout=PATIENCE_MS)
-
-
-@dataclass
-class Pages:
-    """A running node and a browser that is let in."""
-
-    node: Node
-    context: BrowserContext
-    address: str
-
-    def open(self, path: str = "/") -> Watched:
-        page = self.context.new_page()
-        page.set_default_timeout(PATIENCE_MS)
-        watched = Watched(page)
-        page.goto(self.address + path)
-        return watched
+SENT = (
+    "none", "slice", "poison", "intraventricular", "subarachnoid", "subdural", "intraparenchymal", "epidural"
+)  # fmt: skip
+"""The patients, in the order of their studies' ids, from 1 on."""
+SAID = {
+    "subdural": ("STAT", "Subdural, 40 mL, right"),
+    "intraparenchymal": ("STAT", "Intraparenchymal, 17 mL, right"),
+    "epidural": ("STAT", "Epidural, 32 mL, left"),
+    "intraventricular": ("HIGH", "Intraventricular, 0.9 mL, midline"),
+    "subarachnoid": ("HIGH", "Subarachnoid, 0.8 mL, left"),
+    "slice": ("Not analysed", "Not analysed: too few slices to cover a head"),
+    "poison": ("Failed", "The analysis failed (InferenceError)"),
+    "none": ("Routine", "No hemorrhage detected"),
+}
+"""What their rows say, in reading order."""
+LATE = f"#study-{len(SENT) + 1}"
+"""The row of a study that comes while somebody looks at the list."""
 
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Simulated studies, a subdural and a head without blood; and single slices, which are not analysed."""
+    """A folder for each patient, and one more: late."""
     folder = tmp_path_factory.mktemp("cases")
-    for name, subtype, seed in (("bleed", "SDH", 5), ("none", "NONE", 7)):
-        write_case(folder / name, subtype=subtype, seed=seed, created_at=datetime.now(UTC))
-    for number, name in enumerate(("part", "late"), start=1):
+    for name in set(SENT) - {"slice"}:
+        write_head(folder / name, name=name, blood=None if name == "none" else name)
+    for number, name in enumerate(("slice", "late"), start=1):
         uids = {"StudyInstanceUID": f"1.2.{number}", "SeriesInstanceUID": f"1.2.{number}.1"}
-        write_ct(folder / name / "dicom", slices=1, elements=uids | {"SOPInstanceUID": f"1.2.{number}.1.1"})
+        elements = uids | {"SOPInstanceUID": f"1.2.{number}.1.1", "PatientName": name}
+        write_ct(folder / name, slices=1, elements=elements)
     return folder
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory, cases: Path, postgresql: Cluster) -> Iterator[Node]:
+    folder = tmp_path_factory.mktemp("node")
+    bundle = write_band_bundle(folder / "bundle")
+    with (
+        DemoPacs(folder / "pacs") as pacs,
+        running_node(
+            folder / "node",
+            destinations={"PACS": pacs.port},
+            bundle=bundle,
+            attempts=1,
+            database=postgresql.empty(),
+        ) as started,
+    ):
+        for name in SENT:
+            started.send(cases / name)
+        started.wait_for(lambda: sum(started.status()["outcomes"].values()) == len(SENT), what="all results")
+        yield started
 
 
 @pytest.fixture(scope="module")
@@ -61,33 +83,13 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory, cases: Path, browser: Browser) -> Iterator[Pages]:
-    with running_node(tmp_path_factory.mktemp("node"), destinations={}) as node:
-        for name in ("none", "bleed", "part"):
-            node.send(cases / name / "dicom")
-        node.wait_for(lambda: sum(node.status()["outcomes"].values()) == 3, what="three results")
-        context = browser.new_context(viewport={"width": 1010, "height": 420})
-        link = subprocess.run(
-            [sys.executable, "-m", "triage_node", "link", "--config", str(node.config_path)],
-            capture_output=True,
-            check=True,
-            text=True,
-            timeout=60,
-        ).stdout.strip()
-        page = context.new_page()
-        page.goto(link)
-        expect(page).to_have_title("(1) Worklist")
-        page.close()
-        yield Pages(node=node, context=context, address=link.partition("/enter")[0])
-        context.close()
+def context(browser: Browser, node: Node) -> Iterator[BrowserContext]:
+    with visitor(browser, node, viewport={"width": 1010, "height": 420}) as opened:
+        yield opened
 
 
-@pytest.fixture
-def without_scripts(pages: Pages, browser: Browser) -> Iterator[BrowserContext]:
-    """The same user in a browser that runs no scripts: all but the slices is there, too."""
-    with browser.new_context(java_script_enabled=False) as context:
-        context.add_cookies(pages.context.cookies())  # type: ignore[arg-type]
-        yield context
+def row_of(name: str) -> str:
+    return f"#study-{SENT.index(name) + 1}"
 
 
 def greenish(screenshot: bytes) -> int:
@@ -96,14 +98,24 @@ def greenish(screenshot: bytes) -> int:
     return int(np.count_nonzero((green - red > 60) & (blue - red > 40)))
 
 
-def test_the_urgent_study_is_first_and_opens_with_its_picture_its_slices_and_its_segments(pages: Pages) -> None:
-    watched = pages.open()
-    page = watched.page
-    expect(page.locator("tbody tr").first).to_have_id("study-2")
-    expect(page.locator("#study-2 .flag")).to_have_text("STAT")
-    expect(page.locator("#study-2 .finding")).to_contain_text("Subdural")
-    expect(page.locator("#study-3 .finding")).to_have_text("Not analysed: too few slices to cover a head")
-    expect(page.locator("tbody tr").last.locator(".flag")).to_have_text("Routine")
+def test_the_link_of_the_command_lets_in_to_a_list_that_says_what_to_read_first(node: Node, browser: Browser) -> None:
+    command = [sys.executable, "-m", "triage_node", "link", "--config", str(node.config_path)]
+    link = subprocess.run(command, capture_output=True, check=True, text=True, timeout=60).stdout.strip()
+    page = browser.new_page()
+    page.goto(link)
+    expect(page).to_have_title("(3) Worklist")
+    order = [f"#{row.get_attribute('id')}" for row in page.locator("tbody tr").all()]
+    assert [row for row in order if row != LATE] == [row_of(name) for name in SAID]
+    for name, (flag, finding) in SAID.items():
+        expect(page.locator(row_of(name)).locator(".flag")).to_have_text(flag)
+        expect(page.locator(row_of(name)).locator(".finding")).to_have_text(finding)
+        expect(page.locator(row_of(name)).locator(".patient a")).to_have_text(name)
+        expect(page.locator(row_of(name)).locator(".delivery")).to_have_text("in pacs")
+    page.context.close()
+
+
+def test_the_urgent_study_opens_with_its_picture_its_slices_and_its_segments(context: BrowserContext) -> None:
+    page, watched = visit(context, "/")
     page.locator("tbody tr").first.locator("a.open").click()
     expect(page.locator("#picture")).to_be_visible()
     expect(page.locator("body[data-viewer=ready]")).to_be_visible()
@@ -126,9 +138,13 @@ def test_the_urgent_study_is_first_and_opens_with_its_picture_its_slices_and_its
     assert watched.faults == []
 
 
-def test_a_reader_acknowledges_disagrees_and_marks_as_read(pages: Pages, without_scripts: BrowserContext) -> None:
-    page = without_scripts.new_page()
-    page.goto(pages.address + "/study/2")
+def test_a_reader_acknowledges_disagrees_and_marks_as_read(node: Node, context: BrowserContext) -> None:
+    with without_scripts(context, node) as page:
+        _read(page)
+
+
+def _read(page: Page) -> None:
+    page.goto(f"/study/{SENT.index('subdural') + 1}")
     page.get_by_role("button", name="Acknowledge").click()
     expect(page.locator(".acts")).to_contain_text("seen by this-machine")
     subdural = page.get_by_role("form", name="Subdural: is it present?")
@@ -137,47 +153,49 @@ def test_a_reader_acknowledges_disagrees_and_marks_as_read(pages: Pages, without
     expect(page.locator(".lines").first).to_contain_text("subdural not present (disagrees)")
     expect(page.locator("q")).to_have_text("motion, <b>not</b> blood")
     page.get_by_role("button", name="Mark as read").click()
-    page.goto(pages.address + "/")
-    expect(page.locator("#study-1")).to_be_visible()
-    expect(page.locator("#study-2")).to_have_count(0)
-    page.goto(pages.address + "/?read=true")
-    page.locator("#open-2").click()
+    page.goto("/")
+    expect(page.locator(row_of("epidural"))).to_be_visible()
+    expect(page.locator(row_of("subdural"))).to_have_count(0)
+    page.goto("/?read=true")
+    page.locator(row_of("subdural")).locator("a.open").click()
     page.get_by_role("button", name="Not read").click()
     expect(page.get_by_role("button", name="Mark as read")).to_be_visible()
 
 
-def test_a_new_study_appears_while_another_row_keeps_its_focus(pages: Pages, cases: Path) -> None:
-    watched = pages.open()
-    page = watched.page
-    link = page.locator("#open-1")
+def test_a_new_study_appears_while_another_row_keeps_its_focus(
+    node: Node, context: BrowserContext, cases: Path
+) -> None:
+    page, watched = visit(context, "/")
+    row = page.locator(row_of("none"))
+    link = row.locator("a.open")
     link.focus()
-    page.evaluate("() => { document.querySelector('#study-1').marked = true; }")
-    pages.node.send(cases / "late" / "dicom")
-    expect(page.locator("#study-4 .flag")).to_have_text("Not analysed")
+    row.evaluate("row => { row.marked = true; }")
+    node.send(cases / "late")
+    expect(page.locator(LATE).locator(".flag")).to_have_text("Not analysed")
     expect(link).to_be_focused()
-    assert page.evaluate("() => document.querySelector('#study-1').marked"), "an unchanged row stays what it was"
+    assert row.evaluate("row => row.marked"), "an unchanged row stays what it was"
     page.keyboard.press("k")
-    assert page.evaluate("() => document.activeElement.id") != "open-1"
+    expect(link).not_to_be_focused()
     assert watched.faults == []
 
 
-@pytest.mark.parametrize("path", ["/", "/study/2"])
-def test_pages_are_accessible_in_the_light_and_in_the_dark(pages: Pages, path: str) -> None:
-    axe = files("axe_core_python").joinpath("axe.min.js").read_text(encoding="utf-8")
-    pages.context.route("**/ct.nii.gz", lambda route: route.abort())  # the picture stays, which saves half a minute
-    watched = pages.open(path)
-    watched.page.emulate_media(color_scheme="light")
-    assert watched.serious(axe) == []
-    watched.page.emulate_media(color_scheme="dark")
-    assert watched.serious(axe) == []
-    pages.context.unroute("**/ct.nii.gz")
+@pytest.mark.parametrize("path", ["/", f"/study/{SENT.index('subdural') + 1}", f"/study/{SENT.index('poison') + 1}"])
+def test_pages_are_accessible_in_the_light_and_in_the_dark_and_no_wider_than_a_phone(
+    context: BrowserContext, path: str
+) -> None:
+    context.route("**/ct.nii.gz", lambda route: route.abort())  # the picture stays, which saves half a minute
+    page, watched = visit(context, path)
+    assert watched.serious() == []
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    context.unroute("**/ct.nii.gz")
 
 
-def test_the_worklist_reads_without_scripts(pages: Pages, without_scripts: BrowserContext) -> None:
-    page = without_scripts.new_page()
-    page.goto(pages.address + "/")
-    expect(page.locator("tbody .flag").first).to_have_text("STAT")
-    page.get_by_label("Show").select_option("ROUTINE")
-    page.get_by_role("button", name="Show").click()
-    expect(page.locator("tbody .flag").first).to_have_text("Routine")
-    assert page.url.endswith("/?show=ROUTINE")
+def test_the_worklist_reads_without_scripts(node: Node, context: BrowserContext) -> None:
+    with without_scripts(context, node) as page:
+        page.goto("/")
+        expect(page.locator("tbody .flag").first).to_have_text("STAT")
+        page.get_by_label("Show").select_option("ROUTINE")
+        page.get_by_role("button", name="Show").click()
+        expect(page.locator("tbody .flag").first).to_have_text("Routine")
+        assert page.url.endswith("/?show=ROUTINE")

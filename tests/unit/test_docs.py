@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
 from triage_node import cli, config
 from triage_node.domain import NOT_ANALYZED_TEXT
@@ -90,12 +91,14 @@ def test_the_admin_guide_lists_every_reason_for_no_analysis() -> None:
 
 
 def test_the_admin_guide_shows_configurations_that_load(tmp_path: Path) -> None:
-    ours, pages = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/admin.md").read_text(), flags=re.DOTALL)
+    ours, pages, elsewhere = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/admin.md").read_text(), flags=re.DOTALL)
     path = tmp_path / "triage-node.toml"
     path.write_text(ours)
     assert [source.find_peer for source in config.load(path).sources] == [("ORTHANC", "127.0.0.1", 4242)]
     path.write_text(ours + pages)
     assert [user.name for user in config.load(path).users] == ["ann"]
+    path.write_text(elsewhere)
+    assert make_url(config.load(path).database_url).get_dialect().driver == "psycopg"
 
 
 @pytest.mark.parametrize("kind", ["hl7", "webhook"])

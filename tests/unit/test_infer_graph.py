@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from tests.graphs import write_settings
 from triage_node.domain import CLASSES, SUBTYPES, Volume
 from triage_node.errors import InferenceError
 from triage_node.infer.bundle import load_bundle
@@ -108,39 +109,9 @@ def _graph(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
-def _write_settings(folder: Path, *, classes: Sequence[str], mask: bool = True, chronic: bool = False) -> None:
-    sha256 = hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest()
-    (folder / "bundle.toml").write_text(f"""
-name = "threshold"
-version = "1"
-sha256 = "{sha256}"
-intended_use = "A test."
-[network]
-name = "onnx"
-[grid]
-size_px = {SIZE_PX}
-spacing_mm = 5.0
-[windows]
-centres_hu = [40.0, 80.0, 600.0]
-widths_hu = [80.0, 200.0, 2800.0]
-[thresholds]
-series_min_probability = 0.5
-speck_mm3 = 0.0
-[thresholds.mask_min_probability]
-{_each(SUBTYPES, 0.5)}
-[calibration.slope]
-{_each(CLASSES, 1.0)}
-[calibration.offset]
-{_each(CLASSES, 0.0)}
-[outputs]
-mask = {str(mask).lower()}
-classes = {list(classes)}
-chronic = {str(chronic).lower()}
-""")
-
-
-def _each(names: Sequence[str], value: float) -> str:
-    return "\n".join(f"{name} = {value}" for name in names)
+def _write_settings(folder: Path, **outputs: Any) -> None:
+    windows = [(40.0, 80.0), (80.0, 200.0), (600.0, 2800.0)]
+    write_settings(folder, size_px=SIZE_PX, spacing_mm=5.0, windows=windows, **outputs)
 
 
 def test_a_graph_finds_what_it_was_made_to_find(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
 from tests.arrivals import Clock
+from tests.together import together
 from tests.uploads import CONTENT_TYPE, ct_images, field, file, form, zipped
 from triage_node import config as configuration
 from triage_node import log
@@ -121,72 +123,105 @@ def left(site: Site) -> list[str]:
 # ---------------------------------------------------------------- the store
 
 
-def test_the_oldest_trial_is_claimed_once(site: Site, clock: Clock) -> None:
-    add(site.database, clock, "a", user="ann")
+def test_the_oldest_trial_is_claimed_once(database: Database, clock: Clock) -> None:
+    add(database, clock, "a", user="ann")
     clock.advance(1)
-    add(site.database, clock, "b", user="bea")
-    first, second = claim(site.database, clock), claim(site.database, clock)
+    add(database, clock, "b", user="bea")
+    first, second = claim(database, clock), claim(database, clock)
     assert [first.id, second.id] == ["a", "b"]
-    assert not trials.has_claimable(site.database, now=clock())
-    assert trials.claim(site.database, now=clock(), lease_s=60) is None
+    assert not trials.has_claimable(database, now=clock())
+    assert trials.claim(database, now=clock(), lease_s=60) is None
 
 
-def test_a_trial_whose_worker_died_goes_to_another_and_the_first_cannot_end_it(site: Site, clock: Clock) -> None:
-    add(site.database, clock, "a")
-    first = claim(site.database, clock)
+def test_a_trial_whose_worker_died_goes_to_another_and_the_first_cannot_end_it(
+    database: Database, clock: Clock
+) -> None:
+    add(database, clock, "a")
+    first = claim(database, clock)
     clock.advance(50)
-    trials.heartbeat(site.database, first, now=clock(), lease_s=60)
+    trials.heartbeat(database, first, now=clock(), lease_s=60)
     clock.advance(50)
-    assert not trials.has_claimable(site.database, now=clock()), "it was alive"
+    assert not trials.has_claimable(database, now=clock()), "it was alive"
     clock.advance(20)
-    second = claim(site.database, clock)
+    second = claim(database, clock)
     assert second.attempts == 2
     for late in (
-        lambda: trials.finish(site.database, first, [{}], now=clock()),
-        lambda: trials.fail(site.database, first, "said", now=clock()),
-        lambda: trials.note_stage(site.database, first, "said"),
-        lambda: trials.heartbeat(site.database, first, now=clock(), lease_s=60),
+        lambda: trials.finish(database, first, [{}], now=clock()),
+        lambda: trials.fail(database, first, "said", now=clock()),
+        lambda: trials.note_stage(database, first, "said"),
+        lambda: trials.heartbeat(database, first, now=clock(), lease_s=60),
     ):
         with pytest.raises(LeaseLost):
             late()
-    trials.finish(site.database, second, [{"outcome": "ANALYZED"}], now=clock())
-    assert state(site.database, "a") is TrialState.DONE
-    assert trials.result(site.database, "a") == [{"outcome": "ANALYZED"}]
+    trials.finish(database, second, [{"outcome": "ANALYZED"}], now=clock())
+    assert state(database, "a") is TrialState.DONE
+    assert trials.result(database, "a") == [{"outcome": "ANALYZED"}]
 
 
 def test_a_removed_trial_is_lost_to_its_worker(site: Site, clock: Clock) -> None:
-    add(site.database, clock, "a")
-    held = claim(site.database, clock)
-    trials.remove(site.database, "a")
+    database = site.database
+    add(database, clock, "a")
+    held = claim(database, clock)
+    trials.remove(database, "a")
     with pytest.raises(LeaseLost):
-        trials.finish(site.database, held, [], now=clock())
-    assert trials.get(site.database, "a") is None
+        trials.finish(database, held, [], now=clock())
+    assert trials.get(database, "a") is None
     with pytest.raises(OSError):
         site.spool.keep_trial_view("a", 1, {"picture.png": b"PNG"})
 
 
-def test_nobody_has_more_than_three_that_have_not_ended(site: Site, clock: Clock) -> None:
-    assert [add(site.database, clock, name) for name in "abcd"] == [True, True, True, False]
-    assert not trials.may_add(site.database, "ann")
-    assert add(site.database, clock, "e", user="bea")
-    held = claim(site.database, clock)
-    trials.fail(site.database, held, "said", now=clock())
-    assert add(site.database, clock, "d")
+def test_nobody_has_more_than_three_that_have_not_ended(database: Database, clock: Clock) -> None:
+    assert [add(database, clock, name) for name in "abcd"] == [True, True, True, False]
+    assert not trials.may_add(database, "ann")
+    assert add(database, clock, "e", user="bea")
+    held = claim(database, clock)
+    trials.fail(database, held, "said", now=clock())
+    assert add(database, clock, "d")
 
 
-def test_what_was_tried_goes_after_a_day_and_what_has_no_row_after_an_hour(site: Site, clock: Clock) -> None:
+def test_of_many_given_at_once_three_are_taken(database: Database, clock: Clock) -> None:
+    given = together(*[partial(add, database, clock, name) for name in "abcdef"])
+    assert sum(given) == len(trials.of_user(database, "ann")) == trials.WAITING_AT_MOST
+
+
+def test_what_was_tried_goes_a_day_after_its_end_and_what_has_no_row_after_an_hour(site: Site, clock: Clock) -> None:
     for name in ("old", "new", "lost", "coming"):
         (site.spool.trial_folder(name) / "images").mkdir(parents=True)
-    add(site.database, clock, "old")
-    clock.advance(23 * 3600)
-    add(site.database, clock, "new")
+    for name in ("old", "new"):
+        add(site.database, clock, name)
+        trials.finish(site.database, claim(site.database, clock), [], now=clock())
+        clock.advance(23 * 3600 if name == "old" else 0)
     for name, age_s in (("lost", 3700), ("coming", 60), ("new", 10 * 3600)):
         for path in (site.spool.trial_folder(name), site.spool.trial_folder(name) / "images"):
             os.utime(path, (clock().timestamp() + 3601 - age_s,) * 2)
     clock.advance(3601)
-    remove_old(Parts(config=site.config, database=site.database, spool=site.spool, clock=clock, step=no_step))
+    keep_house(site)
     assert sorted(left(site)) == ["coming", "new"]
     assert trials.ids(site.database) == {"new"}
+
+
+def test_what_no_worker_took_within_a_day_says_so_for_another_day(site: Site, clock: Clock) -> None:
+    for name in ("running", "waiting"):
+        (site.spool.trial_folder(name) / "images").mkdir(parents=True)
+        add(site.database, clock, name)
+        clock.advance(1)
+    held = claim(site.database, clock)
+    clock.advance(24 * 3600)
+    trials.heartbeat(site.database, held, now=clock(), lease_s=60)
+    keep_house(site)
+    assert state(site.database, "running") is TrialState.RUNNING
+    waited = trials.get(site.database, "waiting")
+    assert waited is not None
+    assert (waited.state, waited.detail) == (TrialState.FAILED, "No worker took it. Is one running?")
+    assert not (site.spool.trial_folder("waiting") / "images").exists()
+    clock.advance(24 * 3600 + 1)
+    trials.heartbeat(site.database, held, now=clock(), lease_s=60)
+    keep_house(site)
+    assert trials.ids(site.database) == {"running"}
+
+
+def keep_house(site: Site) -> None:
+    remove_old(Parts(config=site.config, database=site.database, spool=site.spool, clock=site.clock, step=no_step))
 
 
 # ---------------------------------------------------------------- giving

@@ -223,7 +223,7 @@ def test_rows_say_in_plain_words_what_was_found_or_why_nothing_is_known(
         ("STAT", "Subdural, 23 mL, left", True),
         ("HIGH", "Subdural, 0.4 mL, left", True),
         ("NOT_ANALYZED", "Not analysed: slices are missing", True),
-        ("FAILED", "Failed: the analysis failed (ValueError)", True),
+        ("FAILED", "The analysis failed (ValueError)", True),
         ("OPEN", "Receiving images (12 so far)", True),
         ("ROUTINE", "No hemorrhage detected", False),
     ]

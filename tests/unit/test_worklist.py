@@ -1,10 +1,8 @@
-"""The worklist in the database: what a row shows, and in which order. Real SQLite."""
+"""The worklist in the database: what a row shows, and in which order. Real SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -22,13 +20,6 @@ from triage_node.store.worklist import Wanted
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = open_database(f"sqlite:///{tmp_path / 'db.sqlite3'}")
-    yield opened
-    opened.close()
 
 
 def listed(database: Database, **wanted: object) -> list[str]:
@@ -62,7 +53,9 @@ def test_a_study_is_on_the_list_from_its_first_image_on(database: Database, cloc
     assert (row.outcome, row.open_state, row.open_images, row.source) == (None, "RECEIVING", 12, "CT1")
     clock.advance(5)
     arrive(database, clock, "1", images=3)
-    (row,) = worklist.page(database, Wanted()).rows
+    arrive(database, clock, "2")
+    row, other = worklist.page(database, Wanted()).rows
+    assert (row.id, other.id) == (1, 2), "no number is used up by an image that comes"
     assert (row.open_images, (row.last_image_at - row.first_image_at).total_seconds()) == (15, 5.0)
 
 
@@ -98,9 +91,14 @@ def test_rows_are_found_by_name_id_accession_and_source_and_signs_of_the_search_
     ann = Patient(patient_name="DOE^ANN", patient_id="100%", accession_number="ACC7")
     end(database, clock, arrive(database, clock, "1"), found(Priority.STAT), patient=ann)
     end(database, clock, arrive(database, clock, "2"), found(Priority.STAT), patient=Patient(patient_name="ROE^BEA"))
+    strange = Patient(patient_name="Müller^Jörg", patient_id="Ｐ9")
+    end(database, clock, arrive(database, clock, "3"), found(Priority.STAT), patient=strange)
+    arrive(database, clock, "4")
     for text in ("doe", "ANN", "100%", "acc7"):
         assert listed(database, text=text) == ["1"]
-    assert listed(database, text="ct1") == ["1", "2"]
+    for text in ("MÜLLER", "jörg", "p9"):
+        assert listed(database, text=text) == ["3"]
+    assert listed(database, text="ct1") == ["1", "2", "3", "4"]
     assert listed(database, text="%") == ["1"]
     assert listed(database, text="_") == []
 
@@ -170,9 +168,8 @@ def test_what_readers_say_sums_up_by_class_and_the_last_word_counts(database: Da
     assert len(opinions.of_study(database, 1)) == 2
 
 
-def test_studies_of_an_older_node_get_their_rows(tmp_path: Path, clock: Clock) -> None:
-    url = f"sqlite:///{tmp_path / 'old.sqlite3'}"
-    old = Database(url)
+def test_studies_of_an_older_node_get_their_rows(empty_url: str, clock: Clock) -> None:
+    old = Database(empty_url)
     migrate_to(old, "0003")
     with old.transaction() as connection:
         for number, (outcome, priority) in enumerate([("ANALYZED", "HIGH"), ("NOT_ANALYZED", "NONE")], start=1):
@@ -192,10 +189,25 @@ def test_studies_of_an_older_node_get_their_rows(tmp_path: Path, clock: Clock) -
                 values,
             )
     old.close()
-    database = open_database(url)
+    database = open_database(empty_url)
     with database.reading() as connection:
         (row,) = connection.execute(sa.select(study)).all()
     assert (row.study_uid, row.outcome, row.priority, row.rank, row.revision_id) == ("1", "ANALYZED", "HIGH", 1, 1)
+    database.close()
+
+
+def test_studies_of_an_older_node_are_found_by_name(empty_url: str) -> None:
+    old = Database(empty_url)
+    migrate_to(old, "0006")
+    with old.transaction() as connection:
+        row = "(1, '1.2', 'CT1', 1e9, 1e9, 'MÜLLER^JÖRG', 3)"
+        columns = "id, study_uid, calling_ae, first_image_at, last_image_at, patient_name, rank"
+        connection.execute(sa.text(f"INSERT INTO study ({columns}) VALUES {row}"))
+    old.close()
+    database = open_database(empty_url)
+    assert listed(database, text="müller") == ["1.2"]
+    assert listed(database, text="ct1") == ["1.2"]
+    assert listed(database, text="ct1müller") == []
     database.close()
 
 

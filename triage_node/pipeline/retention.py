@@ -34,13 +34,20 @@ def remove_old(parts: Parts) -> None:
 
 
 def _remove_trials(parts: Parts) -> None:
-    """What was tried long ago; and what an upload or a removal left that a crash cut short."""
-    old = trials.older(parts.database, parts.clock() - timedelta(hours=parts.config.web.keep_trials_h))
+    """What ended long ago; and what an upload or a removal left that a crash cut short.
+
+    What waits for so long that no worker can be there ends first: whoever gave it shall read why.
+    """
+    before = parts.clock() - timedelta(hours=parts.config.web.keep_trials_h)
+    given_up = trials.give_up(parts.database, before, now=parts.clock())
+    old = trials.older(parts.database, before)
     for trial_id in old:
         _remove_trial(parts, trial_id)
     for trial_id in trials.ended(parts.database):
         parts.spool.remove_trial_images(trial_id)
     lost = parts.spool.sweep_trials(keep=trials.ids(parts.database), older_than=parts.clock() - UPLOAD_AT_MOST)
+    if given_up:
+        log.event("no worker took what was given to try", trials=given_up)
     if old or lost:
         log.event("trials removed", old=len(old), without_a_row=lost)
 

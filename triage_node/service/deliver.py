@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -20,7 +18,7 @@ from triage_node.pipeline.delivering import deliver_next
 from triage_node.pipeline.parts import Parts
 from triage_node.pipeline.retention import remove_old
 from triage_node.schedule import Housekeeping, Timer, Timers
-from triage_node.service.presence import present
+from triage_node.service.presence import present, this_process
 from triage_node.store import board, commitments
 
 LEASE_S: Final = 6.0
@@ -36,7 +34,7 @@ Job = Callable[[], int]
 def run(parts: Parts, stop: threading.Event) -> None:
     """Senders and timers, while this process holds the lease."""
     with present(parts, "deliver", None):
-        token = f"{socket.gethostname()}:{os.getpid()}"
+        token = this_process()
         while not stop.is_set():
             if _hold_lease(parts, token):
                 _deliver_while_held(parts, token, stop)

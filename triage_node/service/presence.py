@@ -16,11 +16,16 @@ from triage_node.store import board
 REPORT_S: Final = 3.0
 
 
+def this_process() -> str:
+    """Host and process id, in 52 characters at most: PostgreSQL takes no more than a column's width."""
+    return f"{socket.gethostname()[-44:]}:{os.getpid()}"
+
+
 @contextmanager
 def present(parts: Parts, kind: str, port: int | None) -> Iterator[None]:
     """This role is alive, from entering to leaving."""
     info = board.RoleInfo(
-        name=f"{kind}@{socket.gethostname()}:{os.getpid()}",
+        name=f"{kind}@{this_process()}",
         kind=kind,
         pid=os.getpid(),
         port=port,

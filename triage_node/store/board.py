@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from triage_node.domain import OutboxState
 from triage_node.log import ref
-from triage_node.store.database import Database
+from triage_node.store.database import Database, insert_into
 from triage_node.store.schema import instance, lease, outbox, quarantined, result, revision, role, series
 
 ALIVE_S = 15.0
@@ -70,16 +70,14 @@ def roles(database: Database, *, now: datetime) -> list[RoleInfo]:
 
 def hold_lease(database: Database, name: str, token: str, *, now: datetime, lease_s: float) -> bool:
     """Take or extend a lease that one process at a time may hold; returns whether `token` holds it."""
-    until = now + timedelta(seconds=lease_s)
+    values = {"name": name, "token": token, "until": now + timedelta(seconds=lease_s)}
+    taken = insert_into(database.engine.dialect.name, lease).on_conflict_do_update(
+        index_elements=[lease.c.name],
+        set_=values,
+        where=sa.or_(lease.c.token == token, lease.c.until <= now),
+    )
     with database.transaction() as connection:
-        current = connection.execute(sa.select(lease).where(lease.c.name == name)).first()
-        if current is None:
-            connection.execute(lease.insert().values(name=name, token=token, until=until))
-            return True
-        if current.token != token and current.until > now:
-            return False
-        connection.execute(lease.update().where(lease.c.name == name).values(token=token, until=until))
-        return True
+        return connection.execute(taken.execution_options(preserve_rowcount=True), values).rowcount == 1
 
 
 def drop_lease(database: Database, name: str, token: str) -> None:

@@ -1,13 +1,18 @@
-"""Opening the database. SQLite by default: WAL, BEGIN IMMEDIATE, durable commits; PostgreSQL by its URL."""
+"""Opening the database. SQLite by default: WAL, BEGIN IMMEDIATE, durable commits; PostgreSQL by its URL.
+
+On SQLite a write transaction is alone. On PostgreSQL several run beside each other, and what one has read another may
+change: an invariant over rows needs a constraint, a condition in the very statement that writes, or `alone`. Rows are
+locked in one order: series by UID, then studies by UID.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from sqlite3 import OperationalError
 from time import monotonic, sleep
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from alembic import command
@@ -23,13 +28,20 @@ BUSY_TIMEOUT_MS = 10_000
 
 Insert = sqlite.Insert | postgresql.Insert
 
+_READING: Final[Mapping[str, Mapping[str, Any]]] = {
+    "sqlite": {"read_only": True},
+    # by default each statement would see what was committed before it, not what the one before it saw
+    "postgresql": {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True},
+}
+
 
 class Database:
     """An engine and its two kinds of transaction. Safe to share between threads."""
 
     def __init__(self, url: str) -> None:
         # an error message that quotes parameters would quote UIDs
-        self.engine = sa.create_engine(url, hide_parameters=True)
+        # pre-ping: a server that was started again is a pause, no failed analysis
+        self.engine = sa.create_engine(url, hide_parameters=True, pool_pre_ping=not url.startswith("sqlite"))
         if self.engine.dialect.name == "sqlite":
             _prepare_sqlite(self.engine)
 
@@ -43,15 +55,13 @@ class Database:
     def reading(self) -> Iterator[sa.Connection]:
         """One consistent read; takes no write lock."""
         with self.engine.connect() as connection:
-            connection = connection.execution_options(read_only=True)
-            yield connection
+            yield connection.execution_options(**_READING[self.engine.dialect.name])
 
     def migrate(self) -> None:
         """Bring the schema to the newest version; several processes may try at once."""
         scripts = ScriptDirectory.from_config(_alembic_config())
         with self.engine.begin() as connection:
-            if self.engine.dialect.name == "postgresql":
-                connection.execute(sa.text("SELECT pg_advisory_xact_lock(7412)"))
+            alone(connection, "migrate")
             if MigrationContext.configure(connection).get_current_revision() == scripts.get_current_head():
                 return
             config = _alembic_config()
@@ -80,12 +90,23 @@ def open_database(url: str) -> Database:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
         database = Database(url)
         database.migrate()
-    except (sa.exc.SQLAlchemyError, ImportError) as error:
+    except ImportError:
+        raise ConfigError(
+            "the driver of the database is not installed; for PostgreSQL write postgresql+psycopg:// in its URL and "
+            "pip install 'triage-node[postgresql]'"
+        ) from None
+    except sa.exc.SQLAlchemyError as error:
         why = getattr(error, "orig", None) or error
         raise ConfigError(
-            f"the database cannot be used ({type(error).__name__}: {str(why)[:200]}); check its URL, rights and driver"
+            f"the database cannot be used ({type(error).__name__}: {str(why)[:200]}); check its URL and rights"
         ) from None
     return database
+
+
+def alone(connection: sa.Connection, name: str) -> None:
+    """One write transaction at a time goes on from here under this name, until it ends."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext(name))))
 
 
 def insert_into(dialect_name: str, table: sa.Table) -> Insert:

@@ -17,8 +17,8 @@ import sqlalchemy as sa
 
 from triage_node.domain import Instance, InstanceOutcome, SeriesState, require_transition
 from triage_node.store.database import Database, Insert, insert_into
-from triage_node.store.schema import instance, quarantined, result, revision, series, study
-from triage_node.store.worklist import UNKNOWN
+from triage_node.store.schema import Moment, instance, quarantined, result, revision, series, study
+from triage_node.store.worklist import UNKNOWN, searchable
 
 MAX_BATCH = 256
 
@@ -34,8 +34,8 @@ class Arrived:
 
 def record(database: Database, arrivals: Sequence[Arrived]) -> None:
     """Enter objects in one transaction. Entering the same object again changes nothing."""
-    # by series: every transaction locks its rows in one order
     by_series = sorted(arrivals, key=_series_uid)
+    grown: list[list[Instance]] = []
     with database.transaction() as connection:
         for _, group in groupby(by_series, key=_series_uid):
             images = [arrived.instance for arrived in group if _enter(connection, arrived)]
@@ -43,9 +43,11 @@ def record(database: Database, arrivals: Sequence[Arrived]) -> None:
                 continue
             if _grow_series(connection, images):
                 _open_revision(connection, images[0].series_uid)
-                _grow_study(connection, images)
+                grown.append(images)
             else:
                 _note_late(connection, images)
+        for images in sorted(grown, key=lambda images: images[0].study_uid):  # the order of locks, see database
+            _grow_study(connection, images)
 
 
 def record_all_but_refused(database: Database, arrivals: Sequence[Arrived]) -> list[Arrived]:
@@ -158,6 +160,15 @@ def _insert_or_grow_study(dialect_name: str) -> Insert:
 
 
 @cache
+def _grow_study_there() -> sa.Update:
+    return (
+        study.update()
+        .where(study.c.study_uid == sa.bindparam("of_study"))
+        .values(last_image_at=sa.bindparam("last", type_=Moment))
+    )
+
+
+@cache
 def _latest_revision() -> sa.Select[Any]:
     return (
         sa.select(revision.c.id, revision.c.revision, revision.c.state)
@@ -249,13 +260,17 @@ def _grow_series(connection: sa.Connection, images: Sequence[Instance]) -> bool:
 
 
 def _grow_study(connection: sa.Connection, images: Sequence[Instance]) -> None:
-    """Its row of the worklist."""
+    """Its row of the worklist. On PostgreSQL an INSERT that meets its row has used up a number all the same."""
     first, last = images[0], images[-1]
+    there = {"of_study": first.study_uid, "last": last.received_at}
+    if connection.execute(_grow_study_there(), there).rowcount:
+        return
     row = {
         "study_uid": first.study_uid,
         "calling_ae": first.calling_ae,
         "first_image_at": first.received_at,
         "last_image_at": last.received_at,
+        "searched": searchable(first.calling_ae),
         "rank": UNKNOWN,
     }
     connection.execute(_insert_or_grow_study(connection.dialect.name), row)

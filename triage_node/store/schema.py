@@ -230,6 +230,7 @@ study = sa.Table(
     sa.Column("sex", sa.String(16)),
     sa.Column("accession_number", sa.String(64)),
     sa.Column("description", sa.String(400)),
+    sa.Column("searched", sa.Text, nullable=False, server_default=""),  # store.worklist.searchable
     sa.Column("rank", sa.Integer, nullable=False),  # 0 is read first; store.worklist.RANK
     sa.Column("revision_id", sa.Integer, sa.ForeignKey("revision.id")),  # whose result is shown
     sa.Column("outcome", sa.String(16)),

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from triage_node.domain import TrialKind, TrialState
 from triage_node.errors import LeaseLost
-from triage_node.store.database import Database
+from triage_node.store.database import Database, alone
 from triage_node.store.schema import trial
 
 WAITING_AT_MOST: Final = 3
@@ -76,6 +76,7 @@ def add(
     """A trial that waits. False, and nothing is added, where the user has WAITING_AT_MOST of them."""
     values = {"kind": kind.value, "files": files, "passed_over": passed_over, "size_bytes": size_bytes}
     with database.transaction() as connection:
+        alone(connection, f"trials of {user}")
         if connection.execute(_open_count(user)).scalar_one() >= WAITING_AT_MOST:
             return False
         state = TrialState.WAITING.value
@@ -181,10 +182,18 @@ def remove(database: Database, trial_id: str) -> None:
         connection.execute(trial.delete().where(trial.c.id == trial_id))
 
 
+def give_up(database: Database, before: datetime, *, now: datetime) -> int:
+    """What was made before a moment and is run by nobody ends as FAILED, and says so; returns how many."""
+    values = {"state": TrialState.FAILED.value, "stage": None, "token": None, "ended_at": now}
+    waiting = trial.update().where(trial.c.made_at < before, _claimable(now))
+    with database.transaction() as connection:
+        return connection.execute(waiting.values(detail="No worker took it. Is one running?", **values)).rowcount
+
+
 def older(database: Database, before: datetime) -> list[str]:
-    """Those that were made before a moment."""
+    """Those that ended before a moment."""
     with database.reading() as connection:
-        return list(connection.execute(sa.select(trial.c.id).where(trial.c.made_at < before)).scalars())
+        return list(connection.execute(sa.select(trial.c.id).where(trial.c.ended_at < before)).scalars())
 
 
 def ended(database: Database) -> list[str]:

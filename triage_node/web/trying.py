@@ -229,13 +229,13 @@ def _own(site: Site, who: Visitor) -> list[dict[str, Any]]:
 def _progress(site: Site, trial: Trial) -> dict[str, Any]:
     """What is said of a trial but for its result; plain values."""
     now = site.clock()
-    until = trial.ended_at or now
+    until, keep = trial.ended_at or now, timedelta(hours=site.config.web.keep_trials_h)
     return {
         "id": trial.id,
         "kind": trial.kind,
         "made_at": trial.made_at.isoformat(),
         "ago": words.ago(trial.made_at, now),
-        "kept_until": (trial.made_at + timedelta(hours=site.config.web.keep_trials_h)).isoformat(),
+        "kept_until": (trial.ended_at + keep).isoformat() if trial.ended_at else None,
         "what": _what(trial),
         "state": trial.state,
         "ended": trial.ended_at is not None,
@@ -269,7 +269,7 @@ def _series(number: int, result: dict[str, Any]) -> dict[str, Any]:
     outcome, priority, detail = result["outcome"], result["priority"], result["detail"]
     analyzed = outcome == Outcome.ANALYZED
     if analyzed and priority == Priority.NONE:  # a picture: no rule, no volume, no side
-        finding = f"{detail[:1].upper()}{detail[1:]}"
+        finding = words.sentence(detail)
     else:
         finding = words.ended(outcome, result["reason"], detail, priority, result)
     return {

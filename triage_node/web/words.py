@@ -58,7 +58,7 @@ def ended(outcome: str, reason: str | None, detail: str | None, priority: str | 
         known = NOT_ANALYZED_TEXT.get(NotAnalyzedReason(reason)) if reason in set(NotAnalyzedReason) else None
         return f"Not analysed: {known or detail or reason}"
     if outcome == Outcome.FAILED:
-        return f"Failed: {detail or reason}"
+        return sentence(detail or "the analysis failed")
     findings = result.get("findings") or []
     if findings:
         return "; ".join(_found(name, result) for name in findings)
@@ -76,6 +76,11 @@ def confidence(row: Row) -> str:
 def delivery(row: Row) -> list[dict[str, str]]:
     """For each destination its name, what became of the results, and whether that is good, waiting or bad."""
     return [_delivered(one) for one in row.deliveries]
+
+
+def sentence(text: str) -> str:
+    """As a line begins."""
+    return f"{text[:1].upper()}{text[1:]}"
 
 
 def class_title(name: str) -> str:

@@ -38,7 +38,9 @@ function send(files) {
     const share = Math.round((100 * event.loaded) / event.total);
     document.getElementById("sending").hidden = false;
     document.getElementById("sent").value = share;
-    document.getElementById("share").textContent = share < 100 ? `${share} % sent` : "being unpacked and looked through";
+    const told = share < 100 ? `${10 * Math.floor(share / 10)} % sent` : "being unpacked and looked through";
+    const spoken = document.getElementById("share");
+    if (spoken.textContent !== told) spoken.textContent = told; // it is read aloud: by tenths, and each once
   });
   request.addEventListener("load", () => {
     if (request.status === 201) location.assign(request.response.path);
