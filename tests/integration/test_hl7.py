@@ -146,6 +146,45 @@ def test_what_was_not_sent_yet_is_superseded_by_the_revision(start: Start) -> No
     assert "|N|||C" in message
 
 
+def of_one_study(*says: str, between: Callable[[], object] = lambda: None, site: ToldSite) -> None:
+    """A series each, of one study."""
+    first = ct.head()
+    for index, each in enumerate(says):
+        images = first if index == 0 else ct.head()
+        site.publish(each, images=images, StudyInstanceUID=str(first[0].StudyInstanceUID))
+        between()
+
+
+@pytest.mark.parametrize("says", [("positive", "negative"), ("negative", "positive"), ("positive", "fails")])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_the_order_keeps_the_priority_of_its_study_whatever_series_is_told_last(
+    start: Start, says: tuple[str, ...], at_once: bool
+) -> None:
+    site, ris = start(legacy_priority=True)
+    of_one_study(*says, site=site, between=(lambda: site.send("ris")) if at_once else (lambda: None))
+    while site.send("ris"):
+        pass
+    messages = [strict(each) for each in ris.messages]
+    assert len(messages) == 2
+    assert [field(messages[-1], "TQ1", 9), field(messages[-1], "OBR", 27)] == ["S^STAT^HL70485", "^^^^^S"]
+    assert {str(observation(each, "1386000")[8]) for each in messages} == {"AA", "" if "fails" in says else "N"}
+    assert len({field(each, "OBR", 3) for each in messages}) == 2
+
+
+def test_a_withdrawal_leaves_the_order_the_priority_of_the_rest_of_its_study(start: Start) -> None:
+    site, ris = start()
+    images = ct.head()
+    study_uid = str(images[0].StudyInstanceUID)
+    site.publish("small", StudyInstanceUID=study_uid)
+    site.publish("positive", images=images[:-1])
+    site.publish("negative", images=images[-1:])
+    while site.send("ris"):
+        pass
+    assert [field(strict(each), "TQ1", 9) for each in ris.messages] == ["A^ASAP^HL70485"] * 2
+    finding = observation(strict(ris.messages[-1]), "1386000")
+    assert [str(finding[number]) for number in (8, 11)] == ["N", "C"]
+
+
 def test_the_configuration_that_the_guide_shows_tells_a_ris(tmp_path: Path) -> None:
     with DemoPacs(tmp_path / "pacs") as pacs, DemoRis() as ris:
         path = tmp_path / "triage-node.toml"

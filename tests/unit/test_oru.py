@@ -59,7 +59,7 @@ def message_of(statement: Statement, **settings: Any) -> str:
     assert statement.patient is not None
     assert statement.order is not None
     values = vars(SETTINGS) | settings
-    return oru(statement, statement.patient, statement.order, Hl7Destination(**values))
+    return oru(statement, statement.patient, statement.order, Hl7Destination(**values), statement.priority)
 
 
 def valid(message: str) -> hl7.Message:

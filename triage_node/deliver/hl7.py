@@ -15,6 +15,7 @@ from triage_node.deliver import statement as statements
 from triage_node.deliver.batch import tell_each
 from triage_node.deliver.oru import escape, oru
 from triage_node.deliver.statement import Statement, message_id
+from triage_node.domain import Priority
 from triage_node.errors import DeliveryError
 from triage_node.peers import OutgoingObject, StoreResult
 from triage_node.peers.mllp import MllpConnection
@@ -62,13 +63,14 @@ class Hl7Channel:
 
     def _tell(self, line: _Line, outgoing: OutgoingObject) -> None:
         statement = statements.read(outgoing.path)
-        answer = line.exchange(self._message(statement), message_id(statement.uid))
+        answer = line.exchange(self._message(statement, outgoing.study_priority), message_id(statement.uid))
         _raise_for_answer(answer, self._settings, statement)
 
-    def _message(self, statement: Statement) -> bytes:
+    def _message(self, statement: Statement, study_priority: Priority | None) -> bytes:
         if statement.patient is None or statement.order is None:
             raise DeliveryError("its images do not say whose result it is: no system could match it", retryable=False)
-        text = oru(statement, statement.patient, statement.order, self._settings)
+        priority = study_priority or statement.priority
+        text = oru(statement, statement.patient, statement.order, self._settings, priority)
         return text.encode(ENCODINGS[self._settings.character_set], errors="replace")
 
 
