@@ -232,11 +232,6 @@ class Hl7Destination:
         check=_one_of("UNICODE UTF-8", "8859/1"),
     )
     assigning_authority: str = setting("", "PID-3.4 where the images carry no IssuerOfPatientID", check=_hd)
-    filler_number: str = setting(
-        "own",
-        "OBR-3: own (one for each series, the same in all its revisions) or accession",
-        check=_one_of("own", "accession"),
-    )
     legacy_priority: bool = setting(False, "whether the priority stands in OBR-27.6, too, for readers older than v2.5")
 
     @property

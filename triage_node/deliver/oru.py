@@ -63,7 +63,7 @@ def oru(
     the priority of another one back. OBX say what this series shows.
     """
     placer = order.placer_order_number or patient.accession_number or ""
-    filler = _filler(statement, patient, settings)
+    filler = f"{statement.filler_number}^{_cut(statement.node, _LONGEST_NAMESPACE)}"
     status = CORRECTED if statement.revision > 1 else PRELIMINARY
     referring = _person(order.referring_physician)
     code, word = PRIORITIES[study_priority]
@@ -136,12 +136,6 @@ def _pid(patient: Patient, order: Order, settings: Hl7Destination) -> Fields:
         7: birth_date if len(birth_date) == 8 and birth_date.isascii() and birth_date.isdigit() else "",
         8: _SEXES.get(patient.sex, "U") if patient.sex else "",
     }
-
-
-def _filler(statement: Statement, patient: Patient, settings: Hl7Destination) -> str:
-    if settings.filler_number == "accession" and patient.accession_number:
-        return escape(patient.accession_number)
-    return f"{statement.filler_number}^{_cut(statement.node, _LONGEST_NAMESPACE)}"
 
 
 def _observations(statement: Statement) -> Iterator[Fields]:
