@@ -135,6 +135,35 @@ def test_a_ris_that_wants_stat_only_is_told_when_one_is_withdrawn_and_of_no_othe
     assert [str(observation(strict(each), "1386000")[8]) for each in ris.messages] == ["AA", "N"]
 
 
+PRIOR = {"StudyDate": "20200101", "SeriesDate": "20200101", "AcquisitionDate": "20200101", "ContentDate": "20200101"}
+
+
+def limit_age(site: ToldSite, hours: float) -> None:
+    limited = replace(site.parts.config, series=replace(site.parts.config.series, max_study_age_h=hours))
+    site.parts = replace(site.parts, config=limited)
+
+
+@pytest.mark.parametrize("send", [["STAT"], list(config.TOLD)])
+def test_a_stat_that_turns_out_to_be_a_prior_is_withdrawn_and_no_other_prior_is_told(
+    start: Start, send: list[str]
+) -> None:
+    site, ris = start(send=send)
+    images = ct.head()
+    limit_age(site, 0)
+    site.publish("positive", images=images[:-1], **PRIOR)
+    assert site.send("ris") == 1
+    limit_age(site, 24)
+    site.publish("positive", images=images[-1:], **PRIOR)
+    assert site.send("ris") == 1
+    site.publish("positive", **PRIOR)
+    site.clock.advance(61)
+    assert site.send("ris") == 0
+    assert [recent["reason"] for recent in site.status()["recent"]].count("PRIOR_STUDY") == 2
+    message = strict(ris.messages[-1])
+    assert [field(message, "OBR", 25), field(message, "TQ1", 9)] == ["C", "R^Routine^HL70485"]
+    assert str(observation(message, "1386000")[5]) == "373121007^Not Evaluated^SCT"
+
+
 def test_what_was_not_sent_yet_is_superseded_by_the_revision(start: Start) -> None:
     site, ris = start()
     images = ct.head()
