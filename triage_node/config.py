@@ -496,6 +496,7 @@ def load(path: Path) -> Config:
         _refuse_doubles(kind, [each.name for each in lists[kind]], where)
     _refuse_open_pages(tables["web"], lists["user"], where)
     _refuse_half_certificates(lists["destination"], where)
+    _refuse_short_leases(tables["delivery"], lists["destination"], where)
     tables["node"] = _resolve_paths(tables["node"], path.resolve().parent)
     tables["web"] = _resolve_pem(tables["web"], path.resolve().parent)
     return Config(
@@ -642,6 +643,16 @@ def _refuse_half_certificates(destinations: Sequence[AnyDestination], where: _Wh
             raise ConfigError(
                 f"{where.header('destination', index)}: certificate and private_key go together; write both or neither"
             )
+
+
+def _refuse_short_leases(delivery: Delivery, destinations: Sequence[AnyDestination], where: _Where) -> None:
+    """A message that still waits for its answer must not go again behind a newer one; an object may arrive twice."""
+    told = any(not isinstance(each, Destination) for each in destinations)
+    if told and delivery.lease_s <= delivery.timeout_s:
+        raise ConfigError(
+            f"{where.line('delivery', 'lease_s')}: delivery.lease_s ({delivery.lease_s:g}) must be more than "
+            f"delivery.timeout_s ({delivery.timeout_s:g}); twice as much is good"
+        )
 
 
 def _resolve_paths(node: Node, base: Path) -> Node:

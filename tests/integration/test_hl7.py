@@ -191,8 +191,7 @@ def test_the_order_keeps_the_priority_of_its_study_whatever_series_is_told_last(
 ) -> None:
     site, ris = start(legacy_priority=True)
     of_one_study(*says, site=site, between=(lambda: site.send("ris")) if at_once else (lambda: None))
-    while site.send("ris"):
-        pass
+    site.send("ris")
     messages = [strict(each) for each in ris.messages]
     assert len(messages) == 2
     assert [field(messages[-1], "TQ1", 9), field(messages[-1], "OBR", 27)] == ["S^STAT^HL70485", "^^^^^S"]
@@ -207,11 +206,30 @@ def test_a_withdrawal_leaves_the_order_the_priority_of_the_rest_of_its_study(sta
     site.publish("small", StudyInstanceUID=study_uid)
     site.publish("positive", images=images[:-1])
     site.publish("negative", images=images[-1:])
-    while site.send("ris"):
-        pass
+    site.send("ris")
     assert [field(strict(each), "TQ1", 9) for each in ris.messages] == ["A^ASAP^HL70485"] * 2
     finding = observation(strict(ris.messages[-1]), "1386000")
     assert [str(finding[number]) for number in (8, 11)] == ["N", "C"]
+
+
+def test_what_is_superseded_while_another_message_is_on_its_way_is_not_told(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, ris = start()
+    images = ct.head()
+    site.publish("positive")
+    site.publish("positive", images=images[:-1])
+    take = ris._take
+
+    def meanwhile(message: str) -> bytes | None:
+        if len(ris.messages) == 0:
+            site.publish("negative", images=images[-1:])
+        return take(message)
+
+    monkeypatch.setattr(ris, "_take", meanwhile)
+    assert site.send("ris") == 2
+    assert site.states("ris") == {"SENT": 2, "CANCELLED": 1}
+    assert [str(observation(strict(each), "1386000")[8]) for each in ris.messages] == ["AA", "N"]
 
 
 def test_the_configuration_that_the_guide_shows_tells_a_ris(tmp_path: Path) -> None:

@@ -115,6 +115,7 @@ def test_each_kind_of_destination_has_a_table_of_its_own(tmp_path: Path) -> None
         (HL7 + 'character_set = "ASCII"\n', 6, "must be one of UNICODE UTF-8, 8859/1"),
         (HL7 + 'sending_facility = "A^B"\n', 6, "at most 20 printable ASCII characters"),
         (HL7 + 'certificate = "a.pem"\n', 1, "certificate and private_key go together"),
+        ("[delivery]\nlease_s = 30\n" + HL7, 2, "lease_s (30) must be more than delivery.timeout_s (30)"),
         (HL7 + HOOK.replace("https", "http"), 9, 'must be "https://host/path"'),
         (HOOK.replace("pager/x", "me:word@pager/x"), 4, "without user, password or fragment"),
         (HOOK.replace("pager/x", "pager:port/x"), 4, 'must be "https://host/path"'),

@@ -12,6 +12,9 @@ from triage_node.peers import OutgoingObject, Peer, StoreResult, request_commitm
 HOLD_S: Final = 5.0
 """How long an association waits for a storage commitment report; most peers open one of their own for it."""
 
+TOGETHER: Final = 16
+"""Objects that go over one association."""
+
 
 class DicomDestination:
     """One [[destination]] of kind "dicom"."""
@@ -19,6 +22,7 @@ class DicomDestination:
     def __init__(self, destination: Destination, *, calling_ae: str, timeout_s: float, hold_s: float = HOLD_S) -> None:
         self.name = destination.name
         self.commitment = destination.commitment
+        self.at_a_time = TOGETHER
         self._peer = Peer(ae_title=destination.ae_title, host=destination.host, port=destination.port)
         self._calling_ae = calling_ae
         self._timeout_s = timeout_s

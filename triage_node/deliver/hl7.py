@@ -40,6 +40,7 @@ class Hl7Channel:
     """One [[destination]] of kind "hl7"."""
 
     commitment = False
+    at_a_time = 1
 
     def __init__(self, destination: Hl7Destination, *, timeout_s: float) -> None:
         self.name = destination.name

@@ -41,6 +41,7 @@ class WebhookChannel:
     """One [[destination]] of kind "webhook"."""
 
     commitment = False
+    at_a_time = 1
 
     def __init__(self, destination: WebhookDestination, *, timeout_s: float, clock: Callable[[], datetime]) -> None:
         self.name = destination.name

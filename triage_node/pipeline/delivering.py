@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 
 from triage_node import log
 from triage_node.deliver.channel import Channel
@@ -18,8 +19,8 @@ def deliver_next(parts: Parts, destination: Channel) -> int:
     """Send what is due for one destination; returns how many objects were tried."""
     if not outbox.has_due(parts.database, destination.name, now=parts.clock()):
         return 0
-    lease_s = parts.config.delivery.lease_s
-    parcels = outbox.claim_parcels(parts.database, destination.name, now=parts.clock(), lease_s=lease_s)
+    claim = partial(outbox.claim_parcels, parts.database, destination.name, limit=destination.at_a_time)
+    parcels = claim(now=parts.clock(), lease_s=parts.config.delivery.lease_s)
     parts.step("parcels claimed")
     by_uid = {parcel.sop_uid: parcel for parcel in parcels}
     outgoing = [_outgoing(parts, parcel) for parcel in parcels]
