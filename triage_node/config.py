@@ -495,7 +495,7 @@ def load(path: Path) -> Config:
     for kind in ("destination", "user"):
         _refuse_doubles(kind, [each.name for each in lists[kind]], where)
     _refuse_open_pages(tables["web"], lists["user"], where)
-    _refuse_half_certificates(lists["destination"], where)
+    _refuse_half_tls(lists["destination"], where)
     _refuse_short_leases(tables["delivery"], lists["destination"], where)
     tables["node"] = _resolve_paths(tables["node"], path.resolve().parent)
     tables["web"] = _resolve_pem(tables["web"], path.resolve().parent)
@@ -637,12 +637,16 @@ def _refuse_open_pages(web: Web, users: list[User], where: _Where) -> None:
         )
 
 
-def _refuse_half_certificates(destinations: Sequence[AnyDestination], where: _Where) -> None:
+def _refuse_half_tls(destinations: Sequence[AnyDestination], where: _Where) -> None:
+    """Who names certificates means TLS: without it all would go in the clear."""
     for index, each in enumerate(destinations):
-        if isinstance(each, Hl7Destination) and bool(each.certificate) != bool(each.private_key):
-            raise ConfigError(
-                f"{where.header('destination', index)}: certificate and private_key go together; write both or neither"
-            )
+        if not isinstance(each, Hl7Destination):
+            continue
+        place = where.header("destination", index)
+        if bool(each.certificate) != bool(each.private_key):
+            raise ConfigError(f"{place}: certificate and private_key go together; write both or neither")
+        if not each.tls and (each.ca_file or each.certificate):
+            raise ConfigError(f"{place}: ca_file, certificate and private_key need tls = true; add it or remove them")
 
 
 def _refuse_short_leases(delivery: Delivery, destinations: Sequence[AnyDestination], where: _Where) -> None:
