@@ -66,7 +66,7 @@ def _note_failed(parts: Parts, destination: str, parcel: outbox.Parcel, result: 
         attempt=parcel.attempts,
         error=str(result.error),
     )
-    error = ": ".join(filter(None, (str(result.error), result.error.said)))
+    error = str(result.error)
     if final:
         outbox.mark_dead(parts.database, parcel, status=result.status, error=error)
         return
