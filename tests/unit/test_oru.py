@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,9 @@ def test_a_name_that_latin_1_lacks_still_arrives_as_a_message() -> None:
         ({"StudyTime": "040506.123", "TimezoneOffsetFromUTC": "+0100"}, "20010203040506+0100"),
         ({"StudyTime": ""}, "20010203"),
         ({"StudyDate": ""}, None),
+        ({"StudyDate": "18991231"}, None),
+        ({"StudyDate": "00010101", "StudyTime": ""}, None),
+        ({"StudyDate": "99991231", "StudyTime": "235959", "TimezoneOffsetFromUTC": "+0000"}, "99991231235959+0000"),
     ],
 )
 def test_when_the_study_was_has_its_offset(tmp_path: Path, elements: dict[str, str], study_at: str | None) -> None:
@@ -189,6 +193,18 @@ def test_without_an_offset_it_is_that_of_this_machine(tmp_path: Path) -> None:
     assert identity is not None
     local = datetime(2001, 2, 3, 4).astimezone()
     assert identity[1].study_at == local.strftime("%Y%m%d%H%M%S%z")
+
+
+def test_a_time_that_no_clock_has_costs_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    elements = {"StudyDate": "99991231", "StudyTime": "235959", "ReferringPhysicianName": "Who^Doctor"}
+    (path,) = cases.write_ct(tmp_path, slices=1, elements=elements)
+    identity = read_identity(path)
+    monkeypatch.undo()
+    time.tzset()
+    assert identity is not None
+    assert (identity[1].study_at, identity[1].referring_physician) == (None, "Who^Doctor")
 
 
 def test_a_statement_comes_back_from_its_file(tmp_path: Path) -> None:
