@@ -164,6 +164,17 @@ def test_a_stat_that_turns_out_to_be_a_prior_is_withdrawn_and_no_other_prior_is_
     assert str(observation(message, "1386000")[5]) == "373121007^Not Evaluated^SCT"
 
 
+def test_a_withdrawal_is_as_urgent_as_what_it_takes_back(start: Start) -> None:
+    site, ris = start()
+    images = ct.head()
+    site.publish("positive", images=images[:-1])
+    site.send("ris")
+    site.publish("small")
+    site.publish("negative", images=images[-1:])
+    assert site.send("ris") == 2
+    assert [str(observation(strict(each), "1386000")[8]) for each in ris.messages] == ["AA", "N", "A"]
+
+
 def test_what_was_not_sent_yet_is_superseded_by_the_revision(start: Start) -> None:
     site, ris = start()
     images = ct.head()
@@ -343,6 +354,16 @@ def test_the_most_urgent_is_told_first_when_the_ris_is_back(start: Start) -> Non
     site.channels["ris"] = here
     site.send("ris")
     assert [field(strict(each), "TQ1", 9)[0] for each in ris.messages] == ["S", "A", "R"]
+
+
+def test_what_waits_for_a_ris_is_a_dead_letter_where_a_pacs_has_its_name_now(start: Start) -> None:
+    site, _ = start()
+    site.publish()
+    pacs = replace(site.config.destinations[0], name="ris")
+    site.channels["ris"] = channel_of(pacs, site.config, clock=site.clock)
+    assert site.send("ris") == 1
+    (letter,) = site.letters()
+    assert "takes DICOM objects only" in letter
 
 
 # ---------------------------------------------------------------- whose result it is
