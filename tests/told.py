@@ -90,8 +90,11 @@ class ToldSite(Site):
         self.clock.advance(61)
 
     def send(self, name: str) -> int:
-        """Send what is due for one destination; returns how many objects were tried."""
-        return deliver_next(self.parts, self.channels[name])
+        """Send all that is due for one destination; returns how many objects were tried."""
+        tried = 0
+        while some := deliver_next(self.parts, self.channels[name]):
+            tried += some
+        return tried
 
     def states(self, name: str) -> dict[str, int]:
         """Of its outbox rows."""

@@ -232,11 +232,6 @@ class Hl7Destination:
         check=_one_of("UNICODE UTF-8", "8859/1"),
     )
     assigning_authority: str = setting("", "PID-3.4 where the images carry no IssuerOfPatientID", check=_hd)
-    filler_number: str = setting(
-        "own",
-        "OBR-3: own (one for each series, the same in all its revisions) or accession",
-        check=_one_of("own", "accession"),
-    )
     legacy_priority: bool = setting(False, "whether the priority stands in OBR-27.6, too, for readers older than v2.5")
 
     @property
@@ -500,7 +495,8 @@ def load(path: Path) -> Config:
     for kind in ("destination", "user"):
         _refuse_doubles(kind, [each.name for each in lists[kind]], where)
     _refuse_open_pages(tables["web"], lists["user"], where)
-    _refuse_half_certificates(lists["destination"], where)
+    _refuse_half_tls(lists["destination"], where)
+    _refuse_short_leases(tables["delivery"], lists["destination"], where)
     tables["node"] = _resolve_paths(tables["node"], path.resolve().parent)
     tables["web"] = _resolve_pem(tables["web"], path.resolve().parent)
     return Config(
@@ -641,12 +637,26 @@ def _refuse_open_pages(web: Web, users: list[User], where: _Where) -> None:
         )
 
 
-def _refuse_half_certificates(destinations: Sequence[AnyDestination], where: _Where) -> None:
+def _refuse_half_tls(destinations: Sequence[AnyDestination], where: _Where) -> None:
+    """Who names certificates means TLS: without it all would go in the clear."""
     for index, each in enumerate(destinations):
-        if isinstance(each, Hl7Destination) and bool(each.certificate) != bool(each.private_key):
-            raise ConfigError(
-                f"{where.header('destination', index)}: certificate and private_key go together; write both or neither"
-            )
+        if not isinstance(each, Hl7Destination):
+            continue
+        place = where.header("destination", index)
+        if bool(each.certificate) != bool(each.private_key):
+            raise ConfigError(f"{place}: certificate and private_key go together; write both or neither")
+        if not each.tls and (each.ca_file or each.certificate):
+            raise ConfigError(f"{place}: ca_file, certificate and private_key need tls = true; add it or remove them")
+
+
+def _refuse_short_leases(delivery: Delivery, destinations: Sequence[AnyDestination], where: _Where) -> None:
+    """A message that still waits for its answer must not go again behind a newer one; an object may arrive twice."""
+    told = any(not isinstance(each, Destination) for each in destinations)
+    if told and delivery.lease_s <= delivery.timeout_s:
+        raise ConfigError(
+            f"{where.line('delivery', 'lease_s')}: delivery.lease_s ({delivery.lease_s:g}) must be more than "
+            f"delivery.timeout_s ({delivery.timeout_s:g}); twice as much is good"
+        )
 
 
 def _resolve_paths(node: Node, base: Path) -> Node:

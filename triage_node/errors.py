@@ -66,16 +66,12 @@ class ReportError(TriageNodeError):
 
 
 class DeliveryError(TriageNodeError):
-    """A peer could not be reached, or refused. A retry may help where `retryable`.
+    """A peer could not be reached, or refused. A retry may help where `retryable`."""
 
-    `said` is the peer's own text: for the administrator, never for the log, since nobody knows what it quotes.
-    """
-
-    def __init__(self, message: str, *, retryable: bool, status: int | None = None, said: str = "") -> None:
+    def __init__(self, message: str, *, retryable: bool, status: int | None = None) -> None:
         super().__init__(message)
         self.retryable = retryable
         self.status = status
-        self.said = said
 
 
 class Unreachable(DeliveryError):

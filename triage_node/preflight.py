@@ -56,7 +56,7 @@ def check(config: Config, *, load_model: Callable[[], str], now: datetime) -> It
 def _finding(what: str, attempt: Callable[[], str]) -> Finding:
     try:
         return Finding(what=what, ok=True, detail=attempt())
-    except (TriageNodeError, OSError) as error:
+    except (TriageNodeError, OSError, UnicodeError) as error:
         return Finding(what=what, ok=False, detail=str(error))
 
 

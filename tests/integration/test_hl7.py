@@ -135,6 +135,46 @@ def test_a_ris_that_wants_stat_only_is_told_when_one_is_withdrawn_and_of_no_othe
     assert [str(observation(strict(each), "1386000")[8]) for each in ris.messages] == ["AA", "N"]
 
 
+PRIOR = {"StudyDate": "20200101", "SeriesDate": "20200101", "AcquisitionDate": "20200101", "ContentDate": "20200101"}
+
+
+def limit_age(site: ToldSite, hours: float) -> None:
+    limited = replace(site.parts.config, series=replace(site.parts.config.series, max_study_age_h=hours))
+    site.parts = replace(site.parts, config=limited)
+
+
+@pytest.mark.parametrize("send", [["STAT"], list(config.TOLD)])
+def test_a_stat_that_turns_out_to_be_a_prior_is_withdrawn_and_no_other_prior_is_told(
+    start: Start, send: list[str]
+) -> None:
+    site, ris = start(send=send)
+    images = ct.head()
+    limit_age(site, 0)
+    site.publish("positive", images=images[:-1], **PRIOR)
+    assert site.send("ris") == 1
+    limit_age(site, 24)
+    site.publish("positive", images=images[-1:], **PRIOR)
+    assert site.send("ris") == 1
+    site.publish("positive", **PRIOR)
+    site.clock.advance(61)
+    assert site.send("ris") == 0
+    assert [recent["reason"] for recent in site.status()["recent"]].count("PRIOR_STUDY") == 2
+    message = strict(ris.messages[-1])
+    assert [field(message, "OBR", 25), field(message, "TQ1", 9)] == ["C", "R^Routine^HL70485"]
+    assert str(observation(message, "1386000")[5]) == "373121007^Not Evaluated^SCT"
+
+
+def test_a_withdrawal_is_as_urgent_as_what_it_takes_back(start: Start) -> None:
+    site, ris = start()
+    images = ct.head()
+    site.publish("positive", images=images[:-1])
+    site.send("ris")
+    site.publish("small")
+    site.publish("negative", images=images[-1:])
+    assert site.send("ris") == 2
+    assert [str(observation(strict(each), "1386000")[8]) for each in ris.messages] == ["AA", "N", "A"]
+
+
 def test_what_was_not_sent_yet_is_superseded_by_the_revision(start: Start) -> None:
     site, ris = start()
     images = ct.head()
@@ -144,6 +184,63 @@ def test_what_was_not_sent_yet_is_superseded_by_the_revision(start: Start) -> No
     assert site.states("ris") == {"CANCELLED": 1, "SENT": 1}
     (message,) = ris.messages
     assert "|N|||C" in message
+
+
+def of_one_study(*says: str, between: Callable[[], object] = lambda: None, site: ToldSite) -> None:
+    """A series each, of one study."""
+    first = ct.head()
+    for index, each in enumerate(says):
+        images = first if index == 0 else ct.head()
+        site.publish(each, images=images, StudyInstanceUID=str(first[0].StudyInstanceUID))
+        between()
+
+
+@pytest.mark.parametrize("says", [("positive", "negative"), ("negative", "positive"), ("positive", "fails")])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_the_order_keeps_the_priority_of_its_study_whatever_series_is_told_last(
+    start: Start, says: tuple[str, ...], at_once: bool
+) -> None:
+    site, ris = start(legacy_priority=True)
+    of_one_study(*says, site=site, between=(lambda: site.send("ris")) if at_once else (lambda: None))
+    site.send("ris")
+    messages = [strict(each) for each in ris.messages]
+    assert len(messages) == 2
+    assert [field(messages[-1], "TQ1", 9), field(messages[-1], "OBR", 27)] == ["S^STAT^HL70485", "^^^^^S"]
+    assert {str(observation(each, "1386000")[8]) for each in messages} == {"AA", "" if "fails" in says else "N"}
+    assert len({field(each, "OBR", 3) for each in messages}) == 2
+
+
+def test_a_withdrawal_leaves_the_order_the_priority_of_the_rest_of_its_study(start: Start) -> None:
+    site, ris = start()
+    images = ct.head()
+    study_uid = str(images[0].StudyInstanceUID)
+    site.publish("small", StudyInstanceUID=study_uid)
+    site.publish("positive", images=images[:-1])
+    site.publish("negative", images=images[-1:])
+    site.send("ris")
+    assert [field(strict(each), "TQ1", 9) for each in ris.messages] == ["A^ASAP^HL70485"] * 2
+    finding = observation(strict(ris.messages[-1]), "1386000")
+    assert [str(finding[number]) for number in (8, 11)] == ["N", "C"]
+
+
+def test_what_is_superseded_while_another_message_is_on_its_way_is_not_told(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, ris = start()
+    images = ct.head()
+    site.publish("positive")
+    site.publish("positive", images=images[:-1])
+    take = ris._take
+
+    def meanwhile(message: str) -> bytes | None:
+        if len(ris.messages) == 0:
+            site.publish("negative", images=images[-1:])
+        return take(message)
+
+    monkeypatch.setattr(ris, "_take", meanwhile)
+    assert site.send("ris") == 2
+    assert site.states("ris") == {"SENT": 2, "CANCELLED": 1}
+    assert [str(observation(strict(each), "1386000")[8]) for each in ris.messages] == ["AA", "N"]
 
 
 def test_the_configuration_that_the_guide_shows_tells_a_ris(tmp_path: Path) -> None:
@@ -163,7 +260,7 @@ def test_the_configuration_that_the_guide_shows_tells_a_ris(tmp_path: Path) -> N
 # ---------------------------------------------------------------- answers
 
 
-def test_a_refusal_is_a_dead_letter_with_its_text_and_goes_again_under_the_same_id(
+def test_a_refusal_is_a_dead_letter_with_its_code_and_goes_again_under_the_same_id(
     start: Start, capsys: pytest.CaptureFixture[str]
 ) -> None:
     codes = ["AE", "AR", "CE", "CR"]
@@ -173,9 +270,9 @@ def test_a_refusal_is_a_dead_letter_with_its_text_and_goes_again_under_the_same_
         assert site.send("ris") == 1
         (letter,) = site.letters()
         assert f"answered {code}" in letter
-        assert "no order ... of ... ... in this RIS" in letter
-        assert "Application internal error" in letter
-        assert "in this RIS" not in capsys.readouterr().err
+        assert "207 application internal error" in letter
+        shown = letter + capsys.readouterr().err
+        assert not [word for word in ("order", "ACC9", "4711", "MÜLLER", "in this RIS") if word in shown]
         assert site.send("ris") == 0
         assert outbox.retry_dead(site.parts.database, destination="ris", now=site.clock()) == 1
     assert site.send("ris") == 1
@@ -257,6 +354,16 @@ def test_the_most_urgent_is_told_first_when_the_ris_is_back(start: Start) -> Non
     site.channels["ris"] = here
     site.send("ris")
     assert [field(strict(each), "TQ1", 9)[0] for each in ris.messages] == ["S", "A", "R"]
+
+
+def test_what_waits_for_a_ris_is_a_dead_letter_where_a_pacs_has_its_name_now(start: Start) -> None:
+    site, _ = start()
+    site.publish()
+    pacs = replace(site.config.destinations[0], name="ris")
+    site.channels["ris"] = channel_of(pacs, site.config, clock=site.clock)
+    assert site.send("ris") == 1
+    (letter,) = site.letters()
+    assert "takes DICOM objects only" in letter
 
 
 # ---------------------------------------------------------------- whose result it is

@@ -97,6 +97,30 @@ def test_who_is_not_there_is_asked_again(told: OutgoingObject) -> None:
     assert "cannot be reached" in str(error)
 
 
+@pytest.mark.parametrize("host", ["a..b", "x" * 70])
+def test_a_host_that_cannot_be_is_asked_again(told: OutgoingObject, host: str) -> None:
+    assert isinstance(send(told, 1, host=host), Unreachable)
+
+
+def test_an_encrypted_key_is_an_error_and_asks_nobody(tmp_path: Path, told: OutgoingObject) -> None:
+    chain, key = certificate(tmp_path, "node")
+    locked = tmp_path / "locked.pem"
+    command = [
+        require_tool("openssl"),
+        "pkey",
+        "-in",
+        str(key),
+        "-aes256",
+        "-passout",
+        "pass:word",
+        "-out",
+        str(locked),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    error = send(told, 1, tls=True, certificate=str(chain), private_key=str(locked))
+    assert "PEM file" in str(error)
+
+
 def test_where_nobody_is_there_the_rest_of_a_batch_is_not_tried_and_fails_as_well(told: OutgoingObject) -> None:
     tried: list[OutgoingObject] = []
     results: list[StoreResult] = []

@@ -27,7 +27,8 @@ data_dir = "spool"
 database = "sqlite:///{folder}/db.sqlite3"
 [delivery]
 backoff_s = 0.2
-lease_s = 1
+lease_s = 4
+timeout_s = 3
 [[destination]]
 name = "pacs"
 ae_title = "PACS"

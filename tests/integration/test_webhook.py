@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -198,6 +200,31 @@ def test_a_receiver_that_talks_on_for_ever_is_cut_off(start: Start) -> None:
     site.clock.advance(5)
     site.send("pager")
     assert site.states("pager") == {"SENT": 1}
+
+
+def test_a_connection_that_took_all_the_time_is_not_used(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    site, hook = start(timeout_s=0.2)
+    look_up = socket.getaddrinfo
+
+    def slowly(*where: Any, **how: Any) -> Any:
+        time.sleep(1)
+        return look_up(*where, **how)
+
+    site.publish()
+    monkeypatch.setattr(socket, "getaddrinfo", slowly)
+    site.send("pager")
+    assert site.states("pager") == {"PENDING": 1}
+    assert hook.told == []
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 70])
+def test_a_host_that_cannot_be_is_out_of_reach(start: Start, host: str) -> None:
+    site, _ = start(url=f"https://{host}/x")
+    site.publish()
+    site.send("pager")
+    assert site.states("pager") == {"PENDING": 1}
+    findings = {each.what: each for each in preflight.check(site.config, load_model=lambda: "", now=site.clock())}
+    assert "cannot be reached" in findings["destination pager"].detail
 
 
 def test_a_secret_that_is_missing_or_short_holds_events_back_and_is_named(

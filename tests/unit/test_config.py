@@ -96,7 +96,7 @@ HOOK = '[[destination]]\nname = "pager"\nkind = "webhook"\nurl = "https://pager/
 
 def test_each_kind_of_destination_has_a_table_of_its_own(tmp_path: Path) -> None:
     pacs = '[[destination]]\nname = "pacs"\nae_title = "P"\nhost = "h"\nport = 104\n'
-    text = pacs + HL7 + 'ca_file = "ca.pem"\n' + HOOK.replace("env:PAGER", "file:secret.txt")
+    text = pacs + HL7 + 'tls = true\nca_file = "ca.pem"\n' + HOOK.replace("env:PAGER", "file:secret.txt")
     kinds = load(tmp_path, text).destinations
     assert [type(each) for each in kinds] == list(config.DESTINATIONS.values())
     assert kinds[1].ca_file == str(tmp_path / "ca.pem")  # type: ignore[union-attr]
@@ -115,6 +115,9 @@ def test_each_kind_of_destination_has_a_table_of_its_own(tmp_path: Path) -> None
         (HL7 + 'character_set = "ASCII"\n', 6, "must be one of UNICODE UTF-8, 8859/1"),
         (HL7 + 'sending_facility = "A^B"\n', 6, "at most 20 printable ASCII characters"),
         (HL7 + 'certificate = "a.pem"\n', 1, "certificate and private_key go together"),
+        (HL7 + 'ca_file = "a.pem"\n', 1, "need tls = true"),
+        (HL7 + 'certificate = "a.pem"\nprivate_key = "b.pem"\n', 1, "need tls = true"),
+        ("[delivery]\nlease_s = 30\n" + HL7, 2, "lease_s (30) must be more than delivery.timeout_s (30)"),
         (HL7 + HOOK.replace("https", "http"), 9, 'must be "https://host/path"'),
         (HOOK.replace("pager/x", "me:word@pager/x"), 4, "without user, password or fragment"),
         (HOOK.replace("pager/x", "pager:port/x"), 4, 'must be "https://host/path"'),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def message_of(statement: Statement, **settings: Any) -> str:
     assert statement.patient is not None
     assert statement.order is not None
     values = vars(SETTINGS) | settings
-    return oru(statement, statement.patient, statement.order, Hl7Destination(**values))
+    return oru(statement, statement.patient, statement.order, Hl7Destination(**values), statement.priority)
 
 
 def valid(message: str) -> hl7.Message:
@@ -120,10 +121,9 @@ def test_no_text_breaks_out_of_its_field(text: str, character_set: str) -> None:
     patient = Patient(patient_name=text, patient_id=number, birth_date=text, sex=text, accession_number=number)
     order = Order(issuer_of_patient_id=number, referring_physician=text, placer_order_number=number)
     statement = stated(patient=patient, order=order, detail=text, warnings=[text])
-    settings = {"character_set": character_set, "filler_number": "accession"}
-    message = valid(message_of(statement, **settings))
+    message = valid(message_of(statement, character_set=character_set))
     assert [str(segment[0]) for segment in message] == ["MSH", "PID", "PV1", "ORC", "OBR", "TQ1", *["OBX"] * 5]
-    assert [len(message.segment(name)) for name in ("MSH", "PID", "TQ1")] == [19, len(message.segment("PID")), 10]
+    assert [len(message.segment(name)) for name in ("MSH", "PID", "TQ1")] == [19, 9 if text else 6, 10]
     assert not {"\x0b", "\x1c", "\n"} & set(str(message))
 
 
@@ -175,6 +175,9 @@ def test_a_name_that_latin_1_lacks_still_arrives_as_a_message() -> None:
         ({"StudyTime": "040506.123", "TimezoneOffsetFromUTC": "+0100"}, "20010203040506+0100"),
         ({"StudyTime": ""}, "20010203"),
         ({"StudyDate": ""}, None),
+        ({"StudyDate": "18991231"}, None),
+        ({"StudyDate": "00010101", "StudyTime": ""}, None),
+        ({"StudyDate": "99991231", "StudyTime": "235959", "TimezoneOffsetFromUTC": "+0000"}, "99991231235959+0000"),
     ],
 )
 def test_when_the_study_was_has_its_offset(tmp_path: Path, elements: dict[str, str], study_at: str | None) -> None:
@@ -190,6 +193,18 @@ def test_without_an_offset_it_is_that_of_this_machine(tmp_path: Path) -> None:
     assert identity is not None
     local = datetime(2001, 2, 3, 4).astimezone()
     assert identity[1].study_at == local.strftime("%Y%m%d%H%M%S%z")
+
+
+def test_a_time_that_no_clock_has_costs_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    elements = {"StudyDate": "99991231", "StudyTime": "235959", "ReferringPhysicianName": "Who^Doctor"}
+    (path,) = cases.write_ct(tmp_path, slices=1, elements=elements)
+    identity = read_identity(path)
+    monkeypatch.undo()
+    time.tzset()
+    assert identity is not None
+    assert (identity[1].study_at, identity[1].referring_physician) == (None, "Who^Doctor")
 
 
 def test_a_statement_comes_back_from_its_file(tmp_path: Path) -> None:

@@ -24,6 +24,11 @@ class Channel(Protocol):
     def commitment(self) -> bool:
         """Whether it is asked for storage commitment."""
 
+    @property
+    def at_a_time(self) -> int:
+        """How many objects are claimed and sent together. A message is claimed alone: what is superseded meanwhile is
+        not told, what is more urgent goes next, and no lease runs out while those before it wait for an answer."""
+
     def send(self, objects: Sequence[OutgoingObject], on_result: Callable[[StoreResult], None]) -> None:
         """Send objects as they are; `on_result` is called exactly once for each. Raises nothing for a failed send."""
 

@@ -7,10 +7,14 @@ from typing import Final
 
 from triage_node.config import Destination
 from triage_node.domain import CommitmentReport
+from triage_node.errors import DeliveryError
 from triage_node.peers import OutgoingObject, Peer, StoreResult, request_commitment, store
 
 HOLD_S: Final = 5.0
 """How long an association waits for a storage commitment report; most peers open one of their own for it."""
+
+TOGETHER: Final = 16
+"""Objects that go over one association."""
 
 
 class DicomDestination:
@@ -19,6 +23,7 @@ class DicomDestination:
     def __init__(self, destination: Destination, *, calling_ae: str, timeout_s: float, hold_s: float = HOLD_S) -> None:
         self.name = destination.name
         self.commitment = destination.commitment
+        self.at_a_time = TOGETHER
         self._peer = Peer(ae_title=destination.ae_title, host=destination.host, port=destination.port)
         self._calling_ae = calling_ae
         self._timeout_s = timeout_s
@@ -26,10 +31,13 @@ class DicomDestination:
 
     def send(self, objects: Sequence[OutgoingObject], on_result: Callable[[StoreResult], None]) -> None:
         """Send objects as they are; `on_result` is called exactly once for each. Raises nothing for a failed send."""
+        for message in (each for each in objects if not each.sop_class_uid):
+            what = f"{self.name} was told of results when this was published, and now takes DICOM objects only"
+            on_result(StoreResult(outgoing=message, status=None, error=DeliveryError(what, retryable=False)))
         store(
             self._peer,
             calling_ae=self._calling_ae,
-            objects=objects,
+            objects=[each for each in objects if each.sop_class_uid],
             timeout_s=self._timeout_s,
             on_result=on_result,
         )

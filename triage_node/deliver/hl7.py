@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -13,8 +12,9 @@ import hl7
 from triage_node.config import Hl7Destination
 from triage_node.deliver import statement as statements
 from triage_node.deliver.batch import tell_each
-from triage_node.deliver.oru import escape, oru
+from triage_node.deliver.oru import oru
 from triage_node.deliver.statement import Statement, message_id
+from triage_node.domain import Priority
 from triage_node.errors import DeliveryError
 from triage_node.peers import OutgoingObject, StoreResult
 from triage_node.peers.mllp import MllpConnection
@@ -30,8 +30,21 @@ REFUSED: Final = {
     "CR": "commit reject",
 }
 """MSA-1, table 0008. Sent again as it is, the message would be refused again."""
-SAID_MOST: Final = 200
-"""Characters of a refusal that are kept."""
+ERRORS: Final = {
+    "100": "segment sequence error",
+    "101": "required field missing",
+    "102": "data type error",
+    "103": "table value not found",
+    "200": "unsupported message type",
+    "201": "unsupported event code",
+    "202": "unsupported processing id",
+    "203": "unsupported version id",
+    "204": "unknown key identifier",
+    "205": "duplicate key identifier",
+    "206": "application record locked",
+    "207": "application internal error",
+}
+"""ERR-3, table 0357. Nothing else of a refusal is kept: its free text may quote whose result it is, in any form."""
 _PARSE_ERRORS: Final = (hl7.HL7Exception, LookupError, ValueError, AssertionError)
 
 
@@ -39,6 +52,7 @@ class Hl7Channel:
     """One [[destination]] of kind "hl7"."""
 
     commitment = False
+    at_a_time = 1
 
     def __init__(self, destination: Hl7Destination, *, timeout_s: float) -> None:
         self.name = destination.name
@@ -62,13 +76,14 @@ class Hl7Channel:
 
     def _tell(self, line: _Line, outgoing: OutgoingObject) -> None:
         statement = statements.read(outgoing.path)
-        answer = line.exchange(self._message(statement), message_id(statement.uid))
-        _raise_for_answer(answer, self._settings, statement)
+        answer = line.exchange(self._message(statement, outgoing.study_priority), message_id(statement.uid))
+        _raise_for_answer(answer, self._settings)
 
-    def _message(self, statement: Statement) -> bytes:
+    def _message(self, statement: Statement, study_priority: Priority | None) -> bytes:
         if statement.patient is None or statement.order is None:
             raise DeliveryError("its images do not say whose result it is: no system could match it", retryable=False)
-        text = oru(statement, statement.patient, statement.order, self._settings)
+        priority = study_priority or statement.priority
+        text = oru(statement, statement.patient, statement.order, self._settings, priority)
         return text.encode(ENCODINGS[self._settings.character_set], errors="replace")
 
 
@@ -77,11 +92,11 @@ class Hl7Channel:
 
 @dataclass(frozen=True, kw_only=True)
 class _Answer:
-    """An acknowledgement: MSA-1, MSA-2, and what MSA-3 and ERR say."""
+    """An acknowledgement: MSA-1, MSA-2, and ERR-3 of each ERR."""
 
     code: str
     of: str
-    text: str
+    errors: tuple[str, ...]
 
 
 class _Line:
@@ -129,22 +144,13 @@ class _Line:
         try:
             message = hl7.parse(text.replace("\r\n", "\r").replace("\n", "\r"))
             msa = message.segment("MSA")
-            said = [
-                _field(msa, 3),
-                *(part for segment in message if _field(segment, 0) == "ERR" for part in _err(segment)),
-            ]
-            answer = _Answer(code=_field(msa, 1), of=_field(msa, 2), text="; ".join(dict.fromkeys(filter(None, said))))
+            errors = (_field(segment, 3) for segment in message if _field(segment, 0) == "ERR")
+            answer = _Answer(code=_field(msa, 1), of=_field(msa, 2), errors=tuple(errors))
         except _PARSE_ERRORS as error:
             raise DeliveryError(
                 f"{self._settings.address} answered something that is no acknowledgement", retryable=True
             ) from error
         return answer
-
-
-def _err(segment: hl7.Segment) -> Iterator[str]:
-    """HL7 error code, diagnostic information, user message."""
-    for number in (3, 7, 8):
-        yield _field(segment, number).replace("^", " ")
 
 
 def _field(segment: hl7.Segment, number: int) -> str:
@@ -154,22 +160,16 @@ def _field(segment: hl7.Segment, number: int) -> str:
 # ---------------------------------------------------------------- what it means
 
 
-def _raise_for_answer(answer: _Answer, settings: Hl7Destination, statement: Statement) -> None:
+def _raise_for_answer(answer: _Answer, settings: Hl7Destination) -> None:
     if answer.code in ACCEPTED:
         return
     if answer.code not in REFUSED:
         raise DeliveryError(f"{settings.address} acknowledged with an unknown code (MSA-1)", retryable=True)
     meaning = f"{settings.address} answered {answer.code}: {REFUSED[answer.code]}"
-    raise DeliveryError(meaning, retryable=False, said=_without_identity(answer.text, statement)[:SAID_MOST])
+    raise DeliveryError("; ".join([meaning, *_known(answer.errors)]) + "; its own log says more", retryable=False)
 
 
-def _without_identity(text: str, statement: Statement) -> str:
-    """What a peer says often quotes what it was sent; whose result it is must not go on from here."""
-    values = [
-        value for part in (statement.patient, statement.order) if part for value in asdict(part).values() if value
-    ]
-    words = {word for value in values for word in (value, *re.split(r"[\^=]", value)) if len(word) > 1}
-    longest_first = sorted(words | {escape(word) for word in words}, key=len, reverse=True)
-    if longest_first:
-        text = re.sub("|".join(map(re.escape, longest_first)), "...", text, flags=re.IGNORECASE)
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+def _known(errors: Iterable[str]) -> Iterator[str]:
+    """The errors that stand in the table, in our words."""
+    codes = dict.fromkeys(error.split("^")[0].strip() for error in errors)
+    return (f"{code} {ERRORS[code]}" for code in codes if code in ERRORS)

@@ -21,7 +21,7 @@ PRIORITIES: Final[Mapping[Priority, tuple[str, str]]] = {
     Priority.ROUTINE: ("R", "Routine"),
     Priority.NONE: ("R", "Routine"),
 }
-"""TQ1-9, table 0485."""
+"""TQ1-9, table 0485, by the priority of the study."""
 ABNORMAL: Final[Mapping[Priority, str]] = {Priority.STAT: "AA", Priority.HIGH: "A", Priority.ROUTINE: "A"}
 """OBX-8 of what is suspected, table 0078; "N" of a negative, and nothing where nothing was analysed."""
 PRELIMINARY, CORRECTED, NO_RESULT = "P", "C", "O"
@@ -54,13 +54,19 @@ _SEXES: Final = {"M": "M", "F": "F", "O": "O"}
 Fields = Mapping[int, str]
 
 
-def oru(statement: Statement, patient: Patient, order: Order, settings: Hl7Destination) -> str:
-    """The message, its segments ended by carriage returns. A pure function: sent again it is the same."""
+def oru(
+    statement: Statement, patient: Patient, order: Order, settings: Hl7Destination, study_priority: Priority
+) -> str:
+    """The message, its segments ended by carriage returns. A pure function of the statement and the study's priority.
+
+    The series of a study share its order: TQ1 and OBR-27 say how urgent that is, and one harmless series must not take
+    the priority of another one back. OBX say what this series shows.
+    """
     placer = order.placer_order_number or patient.accession_number or ""
-    filler = _filler(statement, patient, settings)
+    filler = f"{statement.filler_number}^{_cut(statement.node, _LONGEST_NAMESPACE)}"
     status = CORRECTED if statement.revision > 1 else PRELIMINARY
     referring = _person(order.referring_physician)
-    code, word = PRIORITIES[statement.priority]
+    code, word = PRIORITIES[study_priority]
     created_at = _moment(statement.created_at)
     return "".join(
         [
@@ -130,12 +136,6 @@ def _pid(patient: Patient, order: Order, settings: Hl7Destination) -> Fields:
         7: birth_date if len(birth_date) == 8 and birth_date.isascii() and birth_date.isdigit() else "",
         8: _SEXES.get(patient.sex, "U") if patient.sex else "",
     }
-
-
-def _filler(statement: Statement, patient: Patient, settings: Hl7Destination) -> str:
-    if settings.filler_number == "accession" and patient.accession_number:
-        return escape(patient.accession_number)
-    return f"{statement.filler_number}^{_cut(statement.node, _LONGEST_NAMESPACE)}"
 
 
 def _observations(statement: Statement) -> Iterator[Fields]:

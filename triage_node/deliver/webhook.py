@@ -41,6 +41,7 @@ class WebhookChannel:
     """One [[destination]] of kind "webhook"."""
 
     commitment = False
+    at_a_time = 1
 
     def __init__(self, destination: WebhookDestination, *, timeout_s: float, clock: Callable[[], datetime]) -> None:
         self.name = destination.name
@@ -92,6 +93,8 @@ class WebhookChannel:
         timer.start()
         try:
             _connect(connection, address)
+            if cut:  # while there was nothing to cut off yet
+                raise TimeoutError
             yield connection
         except (OSError, http.client.HTTPException) as error:
             late = cut or isinstance(error, TimeoutError)
@@ -180,7 +183,7 @@ def _raise_for_status(status: int, address: str) -> None:
 def _connect(connection: http.client.HTTPConnection, address: str) -> None:
     try:
         connection.connect()
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: no host can have such a name
         raise Unreachable(f"{address} cannot be reached ({reason(error)})") from error
 
 

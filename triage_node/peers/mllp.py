@@ -28,7 +28,7 @@ class MllpConnection:
             self._socket = socket.create_connection((host, port), timeout=timeout_s)
             if tls:
                 self._socket = tls.wrap_socket(self._socket, server_hostname=host)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # UnicodeError: no host can have such a name
             raise Unreachable(f"{self._peer} cannot be reached ({reason(error)})") from error
 
     def __enter__(self) -> MllpConnection:

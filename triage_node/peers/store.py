@@ -18,6 +18,7 @@ from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID
 from pynetdicom.association import Association
 
+from triage_node.domain import Priority
 from triage_node.errors import DeliveryError
 from triage_node.log import ref
 from triage_node.peers.association import UNCOMPRESSED, Pair, Peer, associate, lost, release
@@ -36,6 +37,8 @@ class OutgoingObject:
     transfer_syntax_uid: str
     kind: str = ""
     """ObjectKind or MessageKind of one of our results."""
+    study_priority: Priority | None = None
+    """Of the whole study as it stands now, for what is told; None for a DICOM file."""
 
     @property
     def pair(self) -> Pair:

@@ -12,7 +12,7 @@ def client_tls(ca_file: str, certificate: str = "", private_key: str = "") -> ss
     try:
         context = ssl.create_default_context(cafile=ca_file or None)
         if certificate:
-            context.load_cert_chain(certificate, private_key)
+            context.load_cert_chain(certificate, private_key, password=lambda: "")  # else OpenSSL asks the terminal
     except OSError as error:
         what = f"TLS: a PEM file of this destination cannot be used ({reason(error)})"
         raise DeliveryError(what, retryable=True) from error

@@ -42,7 +42,7 @@ SENT_AS: Final[Mapping[ObjectKind | MessageKind, str]] = {
 """What a kind of object is called in `send` of a [[destination]]."""
 
 UNSENT: Final = frozenset({NotAnalyzedReason.PRIOR_STUDY, NotAnalyzedReason.DUPLICATE_RECONSTRUCTION})
-"""A prefetched prior is no news; of a duplicate's acquisition there is a result."""
+"""A prefetched prior is no news, unless it corrects one; of a duplicate's acquisition there is a result."""
 PUBLICATIONS: Final[Mapping[Publication, str]] = {
     Publication.PUBLISHED: "reported",
     Publication.GREW: "an image came meanwhile, the series is open again",
@@ -194,8 +194,12 @@ def _told(
     result: Mapping[str, Any],
     identity: tuple[Patient, Order] | None,
 ) -> list[tuple[ResultObject, str]]:
-    """The statement for destinations that are told of results; none where there is none of them."""
-    if analysis.reason in UNSENT or all(isinstance(each, Destination) for each in parts.config.destinations):
+    """The statement for destinations that are told of results; none where there is none of them.
+
+    A duplicate is never told of: what was analysed does not become one.
+    """
+    duplicate_of_another = analysis.reason == NotAnalyzedReason.DUPLICATE_RECONSTRUCTION
+    if duplicate_of_another or all(isinstance(each, Destination) for each in parts.config.destinations):
         return []
     uids, (patient, order) = _uids(parts, held), identity or (None, None)
     statement = Statement(
@@ -236,12 +240,13 @@ def _deliveries(config: Config, analysis: Analysis) -> list[tuple[str, str]]:
 def _messages(
     config: Config, analysis: Analysis, told: Sequence[tuple[ResultObject, str]], *, wanted: bool
 ) -> list[tuple[str, str]]:
-    """To the destinations that want to be told of such a result, or to the others."""
+    """To the destinations that want to be told of such a result, or to the others: of a prior nobody wants to be."""
     ended = analysis.priority.value if analysis.outcome is Outcome.ANALYZED else analysis.outcome.value
+    news = analysis.reason not in UNSENT
     return [
         (made.sop_uid, destination.name)
         for destination in config.destinations
-        if not isinstance(destination, Destination) and (ended in destination.send) == wanted
+        if not isinstance(destination, Destination) and (news and ended in destination.send) == wanted
         for made, _ in told
     ]
 

@@ -4,36 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 
 from triage_node import log
 from triage_node.deliver.channel import Channel
+from triage_node.domain import MessageKind
 from triage_node.peers import OutgoingObject, StoreResult
 from triage_node.pipeline.committing import TOGETHER_S
 from triage_node.pipeline.parts import Parts
-from triage_node.store import outbox
+from triage_node.store import outbox, studies
 
 
 def deliver_next(parts: Parts, destination: Channel) -> int:
     """Send what is due for one destination; returns how many objects were tried."""
     if not outbox.has_due(parts.database, destination.name, now=parts.clock()):
         return 0
-    lease_s = parts.config.delivery.lease_s
-    parcels = outbox.claim_parcels(parts.database, destination.name, now=parts.clock(), lease_s=lease_s)
+    claim = partial(outbox.claim_parcels, parts.database, destination.name, limit=destination.at_a_time)
+    parcels = claim(now=parts.clock(), lease_s=parts.config.delivery.lease_s)
     parts.step("parcels claimed")
     by_uid = {parcel.sop_uid: parcel for parcel in parcels}
-    outgoing = [
-        OutgoingObject(
-            path=parts.spool.root / parcel.path,
-            sop_class_uid=parcel.sop_class_uid,
-            sop_uid=parcel.sop_uid,
-            transfer_syntax_uid=parcel.transfer_syntax_uid,
-            kind=parcel.kind,
-        )
-        for parcel in parcels
-    ]
+    outgoing = [_outgoing(parts, parcel) for parcel in parcels]
     if outgoing:
         destination.send(outgoing, lambda result: _note_sent(parts, destination, by_uid, result))
     return len(outgoing)
+
+
+def _outgoing(parts: Parts, parcel: outbox.Parcel) -> OutgoingObject:
+    told = parcel.kind in set(MessageKind)
+    return OutgoingObject(
+        path=parts.spool.root / parcel.path,
+        sop_class_uid=parcel.sop_class_uid,
+        sop_uid=parcel.sop_uid,
+        transfer_syntax_uid=parcel.transfer_syntax_uid,
+        kind=parcel.kind,
+        study_priority=studies.priority_of(parts.database, parcel.study_uid) if told else None,
+    )
 
 
 def _note_sent(parts: Parts, destination: Channel, by_uid: Mapping[str, outbox.Parcel], result: StoreResult) -> None:
@@ -61,7 +66,7 @@ def _note_failed(parts: Parts, destination: str, parcel: outbox.Parcel, result: 
         attempt=parcel.attempts,
         error=str(result.error),
     )
-    error = ": ".join(filter(None, (str(result.error), result.error.said)))
+    error = str(result.error)
     if final:
         outbox.mark_dead(parts.database, parcel, status=result.status, error=error)
         return

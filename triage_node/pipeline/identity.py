@@ -41,9 +41,17 @@ def read_identity(path: Path) -> tuple[Patient, Order] | None:
     keywords = [keyword for keyword, _ in (*_PATIENT.values(), *_ORDER.values())]
     try:
         header = dcmread(path, stop_before_pixels=True, specific_tags=["SpecificCharacterSet", *keywords, *_WHEN])
-        return Patient(**_texts(header, _PATIENT)), Order(**_texts(header, _ORDER), study_at=_study_at(header))
+        return Patient(**_texts(header, _PATIENT)), _order(header)
     except READ_ERRORS:
         return None
+
+
+def _order(header: Dataset) -> Order:
+    """Empty where it cannot be read: that must not cost whose result it is."""
+    try:
+        return Order(**_texts(header, _ORDER), study_at=_study_at(header))
+    except READ_ERRORS:
+        return Order()
 
 
 def _texts(header: Dataset, wanted: Mapping[str, tuple[str, int]]) -> dict[str, str | None]:
@@ -58,11 +66,16 @@ def _text(value: object, most: int) -> str | None:
 
 
 def _study_at(header: Dataset) -> str | None:
-    """StudyDate and StudyTime with their offset from UTC, else that of this machine; the date alone without a time."""
+    """StudyDate and StudyTime with their offset from UTC, else that of this machine; the date alone without a time.
+
+    None before 1900: that is nobody's study, and strftime does not fill up years.
+    """
     date, time, offset = (_text(header.get(keyword), 32) or "" for keyword in _WHEN)
     clock = (re.sub(r"[^0-9].*", "", time.replace(":", "")) + "000000")[:6]
-    with suppress(ValueError):
+    with suppress(ValueError, OverflowError):  # OverflowError: local time of the year 9999
         day = datetime.strptime(date.replace(".", "").replace("-", ""), "%Y%m%d")  # noqa: DTZ007 - a date has no zone
+        if day.year < 1900:
+            return None
         if not time:
             return f"{day:%Y%m%d}"
         moment = datetime.strptime(f"{day:%Y%m%d}{clock}", "%Y%m%d%H%M%S")  # noqa: DTZ007 - its zone comes next

@@ -30,6 +30,7 @@ class Parcel:
     sop_class_uid: str
     transfer_syntax_uid: str
     kind: str
+    study_uid: str
     path: str
     """Relative to the spool."""
     revision_id: int
@@ -61,7 +62,7 @@ def claim_parcels(
         "attempts": outbox.c.attempts + 1,
         "tried_at": now,
     }
-    columns = ("sop_uid", "sop_class_uid", "transfer_syntax_uid", "kind", "path")
+    columns = ("sop_uid", "sop_class_uid", "transfer_syntax_uid", "kind", "study_uid", "path")
     query = (
         sa.select(outbox.c.id, outbox.c.revision_id, outbox.c.attempts, *(result.c[name] for name in columns))
         .join(result, result.c.sop_uid == outbox.c.sop_uid)

@@ -183,6 +183,7 @@ def _insert_results(connection: sa.Connection, held: Claim, report: Report, not_
                 sha256=made.sha256,
             )
         )
+    urgency = _urgency(connection, held, report)
     for sop_uid, destination in [*report.deliveries, *_heard_otherwise(connection, held, report)]:
         connection.execute(
             outbox.insert().values(
@@ -190,11 +191,23 @@ def _insert_results(connection: sa.Connection, held: Claim, report: Report, not_
                 destination=destination,
                 revision_id=held.revision_id,
                 state=OutboxState.PENDING.value,
-                urgency=URGENCY[report.priority],
+                urgency=urgency,
                 attempts=0,
                 not_before=not_before,
             )
         )
+
+
+def _urgency(connection: sa.Connection, held: Claim, report: Report) -> int:
+    """What takes something back is as urgent as that was."""
+    tried = (
+        sa.select(sa.func.min(outbox.c.urgency))
+        .join(revision, revision.c.id == outbox.c.revision_id)
+        .where(revision.c.series_uid == held.series_uid, outbox.c.tried_at.is_not(None))
+    )
+    before: int | None = connection.execute(tried).scalar()
+    own = URGENCY[report.priority]
+    return own if before is None else min(own, before)
 
 
 def _heard_otherwise(connection: sa.Connection, held: Claim, report: Report) -> list[tuple[str, str]]:

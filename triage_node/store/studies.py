@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from triage_node.domain import Outcome, SeriesState
+from triage_node.domain import Outcome, Priority, SeriesState
 from triage_node.store.claims import Claim
 from triage_node.store.database import Database
 from triage_node.store.schema import instance, revision, series
@@ -78,6 +78,13 @@ def is_analyzed(database: Database, held: Claim) -> bool:
     with database.reading() as connection:
         analyzed = analyzed_in(held.study_uid).where(revision.c.series_uid == held.series_uid)
         return connection.execute(analyzed.limit(1)).first() is not None
+
+
+def priority_of(database: Database, study_uid: str) -> Priority:
+    """The highest that the newest published revisions of its series have; NONE where nothing was analysed."""
+    with database.reading() as connection:
+        found = set(connection.execute(newest_ended(study_uid, revision.c.priority)).scalars())
+    return next(each for each in Priority if each.value in found or each is Priority.NONE)
 
 
 def analyzed_before(held: Claim) -> sa.Select[tuple[int]]:
