@@ -53,7 +53,7 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, nargs="?", default=EXPERIMENT)
-    parser.add_argument("--shards", type=int, default=240, help="of 20 heads each; 6 GB for 240")
+    parser.add_argument("--shards", type=int, default=140, help="of 20 heads each; 3.5 GB for 140")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--real-negative", nargs="*", default=[], metavar="ORIGIN=DIR")
     parser.add_argument("--version", default="0.2.0")
