@@ -435,6 +435,18 @@ def test_the_last_object_sent_makes_the_revision_delivered(database: Database, c
     assert states(database) == [(1, "DELIVERED")]
 
 
+def test_destinations_that_end_at_the_same_moment_leave_no_revision_open(database: Database, clock: Clock) -> None:
+    for number in range(1, 7):
+        arrive(database, clock, number, series=f"1.2.3.{number}")
+        make_ready(database, clock)
+        made = report(str(number), clock=clock)
+        made = replace(made, deliveries=[(f"2.25.{number}", to) for to in ("pacs", "ris")])
+        publish(database, claim(database, clock), made, now=clock())
+        parcels = [outbox.claim_parcels(database, to, now=clock(), lease_s=60)[0] for to in ("pacs", "ris")]
+        together(*(partial(outbox.mark_sent, database, parcel, status=0, now=clock()) for parcel in parcels))
+    assert states(database) == [(1, "DELIVERED")] * 6
+
+
 def test_a_failed_object_waits_for_its_backoff(database: Database, clock: Clock) -> None:
     parcel = published(database, clock)
     later = clock() + timedelta(seconds=4)

@@ -14,7 +14,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from triage_node.config import ROLES
-from triage_node.store.database import Database
+from triage_node.store.database import Database, storable
 from triage_node.store.schema import audit, entry_link, search, session
 
 LINK_FOR: Final = timedelta(hours=8)
@@ -106,7 +106,7 @@ def keep_search(database: Database, *, user: str, text: str, now: datetime, keep
     search_id = secrets.token_hex(8)
     with database.transaction() as connection:
         connection.execute(search.delete().where(search.c.made_at < now - keep))
-        connection.execute(search.insert().values(id=search_id, user=user, text=text, made_at=now))
+        connection.execute(search.insert().values(id=search_id, user=user, text=storable(text), made_at=now))
     return search_id
 
 

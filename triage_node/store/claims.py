@@ -241,8 +241,13 @@ def held_by(held: Claim) -> sa.Update:
 
 
 def close_delivered(connection: sa.Connection, revision_ids: Sequence[int], now: datetime) -> None:
-    """REPORTED -> DELIVERED for revisions of which no row is open or dead, or waits for storage commitment."""
+    """REPORTED -> DELIVERED for revisions of which no row is open or dead, or waits for storage commitment.
+
+    Under lock, so that of two destinations that end at the same moment the second sees what became of the first.
+    """
     require_transition(SeriesState.REPORTED, SeriesState.DELIVERED)
+    chosen = revision.c.id.in_(revision_ids)
+    connection.execute(sa.select(revision.c.id).where(chosen).order_by(revision.c.id).with_for_update()).all()
     unfinished = (OutboxState.PENDING.value, OutboxState.SENDING.value, OutboxState.DEAD.value)
     uncommitted = sa.and_(outbox.c.state == OutboxState.SENT.value, outbox.c.commitment_due.is_not(None))
     open_rows = sa.exists().where(
@@ -250,6 +255,6 @@ def close_delivered(connection: sa.Connection, revision_ids: Sequence[int], now:
     )
     connection.execute(
         revision.update()
-        .where(revision.c.id.in_(revision_ids), revision.c.state == SeriesState.REPORTED.value, ~open_rows)
+        .where(chosen, revision.c.state == SeriesState.REPORTED.value, ~open_rows)
         .values(state=SeriesState.DELIVERED.value, delivered_at=now)
     )

@@ -109,6 +109,11 @@ def alone(connection: sa.Connection, name: str) -> None:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext(name))))
 
 
+def storable(text: str) -> str:
+    """What a form brings, without the NUL that PostgreSQL takes in no text."""
+    return text.replace("\x00", " ")
+
+
 def insert_into(dialect_name: str, table: sa.Table) -> Insert:
     """An INSERT that may say what to do where the row is there already."""
     return sqlite.insert(table) if dialect_name == "sqlite" else postgresql.insert(table)

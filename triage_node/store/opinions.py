@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from triage_node.domain import Priority
 from triage_node.store import outbox
-from triage_node.store.database import Database
+from triage_node.store.database import Database, storable
 from triage_node.store.schema import opinion, revision, study
 
 
@@ -56,7 +56,14 @@ def say(
     now: datetime,
 ) -> None:
     """One reader's word on one class. Saying it again is one more line; the last one counts."""
-    values = {"user": user, "finding": finding, "present": present, "said": said, "comment": comment[:1000], "at": now}
+    values = {
+        "user": user,
+        "finding": finding,
+        "present": present,
+        "said": said,
+        "comment": storable(comment)[:1000],
+        "at": now,
+    }
     with database.transaction() as connection:
         connection.execute(opinion.insert().values(study_id=study_id, revision_id=revision_id, **values))
 
@@ -83,6 +90,8 @@ def escalate(database: Database, *, before: datetime, now: datetime, tell: Seque
             study.c.escalated_at.is_(None),
             revision.c.reported_at < before,
         )
+        .order_by(study.c.study_uid)
+        .with_for_update(of=study)  # what is acknowledged or withdrawn meanwhile is not told
     )
     with database.transaction() as connection:
         found = connection.execute(waiting).all()
