@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from triage_node.domain import CLASSES
+from triage_node.domain import CLASSES, SUBTYPES
 
 
 def model_card(name: str, version: str, metrics: Mapping[str, Any]) -> str:
@@ -66,7 +66,8 @@ False subdural or epidural area in a slice, without the series gate: {_rims(metr
 - Sensitivity for real hemorrhage: no labelled real hemorrhage was at hand. Do not assume it.
 - Never let it take a study out of a worklist, or stand in for a reader: a negative is no finding.
 - Children, surgery, implants, metal, contrast, strong motion, tumours and fresh infarcts were not simulated.
-- Subarachnoid blood in thin films and subdural blood as bright as the brain are the weakest; expect misses.
+- Worst drawn in simulation: {_weakest(simulated)}.
+  Subarachnoid blood in thin films and subdural blood as bright as the brain are hard, too; expect misses.
 - Volumes are of the mask; they inherit all its errors. The interval is what simulation gave, where true and measured
   volume were at least 0.5 mL; of less it says nothing, and 0 mL has none.
 - Probabilities are calibrated on simulated slices and series as if half of them showed the class: they are no
@@ -101,6 +102,13 @@ def _alert_rows(alerts: Sequence[Mapping[str, Any]]) -> str:
         f"| {of['alerts_per_100_studies']:.1f} | {of['false_alerts_per_100_studies']:.1f} |"
         for of in alerts
     )
+
+
+def _weakest(simulated: Mapping[str, Any]) -> str:
+    """The two subtypes of the lowest Dice."""
+    scores = {name: (simulated["metrics"][name] or {}).get("segmentation") for name in SUBTYPES}
+    drawn = sorted((told["dice"], name) for name, told in scores.items() if told and told["dice"] is not None)
+    return " and ".join(f"{name} blood (Dice {score:.2f})" for score, name in drawn[:2]) or "unknown"
 
 
 def _intervals(metrics: Mapping[str, Any]) -> str:

@@ -42,7 +42,8 @@ SENT_AS: Final[Mapping[ObjectKind | MessageKind, str]] = {
 """What a kind of object is called in `send` of a [[destination]]."""
 
 UNSENT: Final = frozenset({NotAnalyzedReason.PRIOR_STUDY, NotAnalyzedReason.DUPLICATE_RECONSTRUCTION})
-"""A prefetched prior is no news, unless it corrects one; of a duplicate's acquisition there is a result."""
+"""A prefetched prior is no news, but to a RIS or pager that was told otherwise; of a duplicate's acquisition there is a
+result."""
 PUBLICATIONS: Final[Mapping[Publication, str]] = {
     Publication.PUBLISHED: "reported",
     Publication.GREW: "an image came meanwhile, the series is open again",
