@@ -23,7 +23,7 @@ from triage_node.testing import DemoPacs
 PATIENT = {
     "SpecificCharacterSet": "ISO_IR 192",
     "PatientName": "Müller^Jörg^^Dr",
-    "PatientID": "4711",
+    "PatientID": "MRN4711",
     "IssuerOfPatientID": "ST_ELSEWHERE",
     "PatientBirthDate": "19500102",
     "PatientSex": "M",

@@ -66,7 +66,7 @@ def test_a_positive_reaches_the_ris_as_a_preliminary_stat_result(start: Start) -
     (message,) = map(strict, ris.messages)
     assert field(message, "MSH", 9) == "ORU^R01^ORU_R01"
     assert [field(message, "MSH", number) for number in (12, 15, 16, 18)] == ["2.5.1", "AL", "NE", "UNICODE UTF-8"]
-    assert field(message, "PID", 3) == "4711^^^ST_ELSEWHERE^PI"
+    assert field(message, "PID", 3) == "MRN4711^^^ST_ELSEWHERE^PI"
     assert field(message, "PID", 5) == "Müller^Jörg^^^Dr^^L^A"
     assert [field(message, "PID", number) for number in (7, 8)] == ["19500102", "M"]
     assert [field(message, "ORC", number) for number in (1, 5)] == ["SC", "IP"]
@@ -253,7 +253,7 @@ def test_the_configuration_that_the_guide_shows_tells_a_ris(tmp_path: Path) -> N
         assert site.states("ris") == {"SENT": 1}
         (message,) = map(strict, ris.messages)
         assert [field(message, "MSH", number) for number in (5, 6)] == ["RIS", "HOSPITAL"]
-        assert field(message, "PID", 3) == "4711^^^HOSPITAL^PI"
+        assert field(message, "PID", 3) == "MRN4711^^^HOSPITAL^PI"
         site.close()
 
 
@@ -264,7 +264,7 @@ def test_a_refusal_is_a_dead_letter_with_its_code_and_goes_again_under_the_same_
     start: Start, capsys: pytest.CaptureFixture[str]
 ) -> None:
     codes = ["AE", "AR", "CE", "CR"]
-    site, ris = start(*codes, text="no order ACC9 of 4711 MÜLLER in this RIS")
+    site, ris = start(*codes, text="no order ACC9 of MRN4711 MÜLLER in this RIS")
     site.publish()
     for code in codes:
         assert site.send("ris") == 1
@@ -272,7 +272,7 @@ def test_a_refusal_is_a_dead_letter_with_its_code_and_goes_again_under_the_same_
         assert f"answered {code}" in letter
         assert "207 application internal error" in letter
         shown = letter + capsys.readouterr().err
-        assert not [word for word in ("order", "ACC9", "4711", "MÜLLER", "in this RIS") if word in shown]
+        assert not [word for word in ("order", "ACC9", "MRN4711", "MÜLLER", "in this RIS") if word in shown]
         assert site.send("ris") == 0
         assert outbox.retry_dead(site.parts.database, destination="ris", now=site.clock()) == 1
     assert site.send("ris") == 1
@@ -378,7 +378,7 @@ def test_who_the_patient_is_stands_in_the_message_and_nowhere_else(
     site.clock.advance(5)
     site.send("ris")
     shown = json.dumps([site.result(series_uid), site.status()], ensure_ascii=False) + capsys.readouterr().err
-    for planted in ("Müller", "4711", "ST_ELSEWHERE", "ACC9", "Doctor"):
+    for planted in ("Müller", "MRN4711", "ST_ELSEWHERE", "ACC9", "Doctor"):
         assert planted in ris.messages[0]
         assert planted not in shown
 
