@@ -129,13 +129,14 @@ def _noise_hu(scene: _Scene) -> Tensor:
 
 
 def _subdural(scene: _Scene, grid: Grid, chance: Chance) -> tuple[Tensor, Tensor]:
-    """A crescent along one half of the skull, thin more often than thick."""
+    """A crescent along one half of the skull; what is short for its thickness would be a lens."""
     toward = chance.uniform(-math.pi, math.pi)
     half_angle = chance.uniform(0.35, 1.5)
     across = _wrapped(scene.turn - toward) / half_angle
     profile = (1 - across**2).clamp(min=0.0) ** chance.uniform(0.35, 1.0)
     same_half = torch.cos(scene.turn) * torch.cos(toward) > 0
-    thickness_mm = chance.uniform(2.5, 13.0) * profile * _along(scene, chance) * _rippled(scene, chance) * same_half
+    thickest_mm = torch.minimum(chance.uniform(2.5, 13.0), 20 * half_angle)
+    thickness_mm = thickest_mm * profile * _along(scene, chance) * _rippled(scene, chance) * same_half
     fresh = _normal(chance, 60.0, 6.0, 48.0, 72.0)
     return _layer(scene, thickness_mm, 1.0, grid, chance), torch.where(
         chance.share(0.06), chance.uniform(38.0, 46.0), fresh
@@ -146,9 +147,9 @@ def _epidural(scene: _Scene, grid: Grid, chance: Chance) -> tuple[Tensor, Tensor
     """A lens, shorter and thicker."""
     half_angle = chance.uniform(0.22, 0.65)
     across = _wrapped(scene.turn - chance.uniform(-math.pi, math.pi)) / half_angle
-    thickest_mm = torch.minimum(chance.small(5.0, 26.0), 40 * half_angle)
+    thickest_mm = torch.minimum(torch.maximum(chance.small(5.0, 26.0), 22 * half_angle), 40 * half_angle)
     thickness_mm = thickest_mm * (1 - across**2).clamp(min=0.0) * _along(scene, chance) * _rippled(scene, chance)
-    return _layer(scene, thickness_mm, 0.5, grid, chance), _normal(chance, 55.0, 6.0, 43.0, 68.0)
+    return _layer(scene, thickness_mm, 0.5, grid, chance), _normal(chance, 58.0, 6.0, 46.0, 74.0)
 
 
 def _subarachnoid(scene: _Scene, grid: Grid, chance: Chance) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ all labelled voxels, partial volume at the edges included, so the densities draw
 
 | subtype | volume mL, 5 / 50 / 95 % | labelled voxels HU, 5 / 50 / 95 % | drawn HU |
 | --- | --- | --- | --- |
-| epidural | 1.2 / 12.7 / 39.9 | 37 / 56 / 73 | 45-70 |
+| epidural | 1.2 / 12.7 / 39.9 | 37 / 56 / 73 | 46-74 |
 | intraparenchymal | 0.3 / 7.8 / 58.9 | 33 / 48 / 61 | 44-80 |
 | intraventricular | 0.1 / 2.5 / 18.6 | 26 / 39 / 56 | 36-74 |
 | subarachnoid | 0.1 / 0.8 / 4.6 | 31 / 43 / 58 | 46-74 |
@@ -27,6 +27,10 @@ from triage_node.simulate.fields import Point, WaveField
 EPIDURAL, INTRAPARENCHYMAL, INTRAVENTRICULAR, SUBARACHNOID, SUBDURAL = SUBTYPES
 SCALABLE = (INTRAPARENCHYMAL, SUBDURAL, EPIDURAL)
 """Subtypes that can be brought to a requested volume."""
+_CRESCENT_MM = 18.0
+"""Greatest thickness of a subdural for each radian of its half angle."""
+_LENS_MM = (20.0, 39.0)
+"""Least and greatest thickness of an epidural for each radian of its half angle."""
 _BOX_REACH = 1.6
 """How far a box around a parenchymal bleed reaches, in units of size times stretch."""
 
@@ -365,19 +369,20 @@ def _subdural(blank: Lesion, rng: np.random.Generator) -> Lesion:
 
 
 def _crescent(blank: Lesion, rng: np.random.Generator, kind: str, side: float) -> Lesion:
-    """Thin ones are the most common; old ones are thicker, and press less on a brain that has shrunk."""
+    """Thin ones are the most common; old ones are thicker, and press less on a brain that has shrunk.
+
+    What is short for its thickness would be a lens: epidural to whoever reads it.
+    """
     old = kind != "acute"
+    half_angle = math.radians((24 if old else 20) + 46 * rng.beta(1.1, 1.7))
+    thickness = rng.uniform(6, 18) if old else 4 + 12 * rng.beta(1.3, 2.2)
     turn = math.radians(rng.uniform(30, 145))
     isodense = kind == "acute" and rng.random() < 0.02
     return replace(
         blank,
         site=(side * math.sin(turn), -math.cos(turn), rng.uniform(0.05, 0.7)),
-        size_mm=rng.uniform(6, 18) if old else 4 + 12 * rng.beta(1.3, 2.2),
-        stretch=(
-            math.radians((24 if old else 20) + 46 * rng.beta(1.1, 1.7)),
-            math.radians(rng.uniform(10, 38)),
-            1,
-        ),
+        size_mm=float(min(thickness, _CRESCENT_MM * half_angle)),
+        stretch=(half_angle, math.radians(rng.uniform(10, 38)), 1),
         hu=rng.uniform(35, 45) if isodense else _density(rng, 60, 6, 48, 72),
         second_hu=rng.uniform(6, 24),  # old blood as grey as brain is not seen by anybody
         kind=kind,
@@ -417,11 +422,11 @@ def _epidural(blank: Lesion, rng: np.random.Generator) -> Lesion:
             -math.cos(turn),
             rng.uniform(-0.3, 0.2) if temporal else rng.uniform(-0.1, 0.7),
         ),
-        size_mm=float(min(rng.uniform(5, 28), 60 * half_angle * 0.65)),
+        size_mm=float(np.clip(rng.uniform(5, 28), _LENS_MM[0] * half_angle, _LENS_MM[1] * half_angle)),
         stretch=(half_angle, half_angle * rng.uniform(0.8, 1.15), 1),
-        hu=_density(rng, 55, 6, 43, 68),
+        hu=_density(rng, 58, 6, 46, 74),
         kind="mixed" if rng.random() < 0.2 else "acute",
-        second_hu=rng.uniform(32, 45),
+        second_hu=rng.uniform(36, 48),
         fresh=rng.uniform(0.5, 0.85),
         push=rng.uniform(0.6, 1.0),
     )
