@@ -125,9 +125,12 @@ def _password(_parsed: argparse.Namespace) -> int:
 def _retry(parsed: argparse.Namespace) -> int:
     from triage_node.store import outbox
 
+    if parsed.give_up and not parsed.destination:
+        raise UsageError("--give-up without --destination; say whose dead letters are given up")
+    act, said = (outbox.give_up, "given up") if parsed.give_up else (outbox.retry_dead, "will be sent again")
     with closing(_open(parsed.config)) as database:
-        count = outbox.retry_dead(database, destination=parsed.destination, now=datetime.now(UTC))
-    print(f"{count} dead letter(s) will be sent again")
+        count = act(database, destination=parsed.destination, now=datetime.now(UTC))
+    print(f"{count} dead letter(s) {said}")
     return 0
 
 
@@ -438,6 +441,7 @@ def parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="on one line")
     retry = with_config(command("retry", _retry, "send dead letters again"))
     retry.add_argument("--destination", help="only those of this destination")
+    retry.add_argument("--give-up", action="store_true", help="never send them; for what nobody can mend")
 
     with_config(command("link", _link, "print a link that opens the pages once, on this machine"))
     command("password", _password, "the argon2 hash of a password, for a [[user]]")

@@ -223,6 +223,24 @@ def test_a_withdrawal_leaves_the_order_the_priority_of_the_rest_of_its_study(sta
     assert [str(finding[number]) for number in (8, 11)] == ["N", "C"]
 
 
+def test_what_failed_and_is_not_analysed_after_all_is_corrected_though_another_series_was_analysed(
+    start: Start,
+) -> None:
+    site, ris = start()
+    images = ct.head()
+    site.publish("fails", images=images[:-1])
+    site.send("ris")
+    site.publish("negative", StudyInstanceUID=str(images[0].StudyInstanceUID))
+    site.send("ris")
+    images[-1].PixelData = images[-1].PixelData[:100]
+    site.publish("positive", images=images[-1:])
+    site.clock.advance(61)
+    site.send("ris")
+    told = [str(observation(strict(each), "59776-5")[5]) for each in ris.messages]
+    assert [told[0].startswith("Analysis failed: "), told[-1].startswith("Not analysed: ")] == [True, True]
+    assert field(strict(ris.messages[-1]), "OBR", 25) == "C"
+
+
 def test_what_is_superseded_while_another_message_is_on_its_way_is_not_told(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -390,6 +408,9 @@ def test_a_result_of_nobody_is_a_dead_letter_and_not_sent(start: Start) -> None:
     (letter,) = site.letters()
     assert "do not say whose result it is" in letter
     assert ris.messages == []
+    assert outbox.give_up(site.parts.database, destination="ris", now=site.clock()) == 1
+    site.send("pacs")
+    assert (site.letters(), {each["state"] for each in site.status()["recent"]}) == ([], {"DELIVERED"})
 
 
 def test_a_node_without_such_destinations_keeps_no_identity_beside_its_results(tmp_path: Path) -> None:

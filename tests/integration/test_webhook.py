@@ -122,6 +122,20 @@ def test_an_escalation_is_told_once_and_only_of_what_nobody_acknowledged(start: 
     assert {recent["state"] for recent in site.status()["recent"]} == {"DELIVERED"}
 
 
+def test_a_pager_that_was_away_is_not_rung_for_what_somebody_has_acknowledged_since(start: Start) -> None:
+    site, hook = start(503, send=[])
+    site.publish("positive")
+    site.send("pacs")
+    site.clock.advance(700)
+    escalate(site.parts)
+    site.send("pager")
+    opinions.acknowledge(site.parts.database, 1, user="ann", now=site.clock())
+    site.clock.advance(700)
+    assert site.send("pager") == 0
+    assert (len(hook.told), site.states("pager")) == (1, {"CANCELLED": 1})
+    assert {recent["state"] for recent in site.status()["recent"]} == {"DELIVERED"}
+
+
 def test_an_escalation_is_not_told_where_none_is_wanted(start: Start) -> None:
     site, hook = start(escalations=False)
     site.publish("positive")

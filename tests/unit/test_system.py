@@ -96,6 +96,7 @@ def test_only_an_admin_sends_again_and_only_by_a_form_of_the_session(site: Site,
         token = csrf(client) if role != "admin" else "guessed"
         for path in ("", "/destination/pacs", f"/letter/{letter}"):
             assert client.post(f"/system/again{path}", data={"csrf": token}).status_code == 403
+        assert client.post("/system/give-up/letter/1", data={"csrf": token}).status_code == 403
     assert outbox.dead_letters(site.database) == 1
     assert [trace.action for trace in access.trail(site.database)] == ["worklist", "worklist"]
 
@@ -138,6 +139,20 @@ def test_dead_letters_are_sent_again_all_of_a_destination_or_one_and_it_is_writt
     assert ("One dead letter" if count == 1 else f"{count} dead letters") + " will be sent again." in page.text
     newest = access.trail(site.database)[0]
     assert (newest.user, newest.action, newest.study_id) == ("the-admin", *noted)
+
+
+@pytest.mark.parametrize("destination", ["pacs", "old-pacs"])
+def test_a_dead_letter_that_nobody_can_mend_is_given_up_and_it_is_written_down(
+    site: Site, clock: Clock, come_in: Open, destination: str
+) -> None:
+    (letter,) = die(site, clock, destination)
+    client = come_in()
+    form = {"csrf": csrf(client)}
+    assert "One dead letter was given up." in client.post(f"/system/give-up/letter/{letter}", data=form).text
+    assert client.post(f"/system/give-up/letter/{letter}", data=form).status_code == 404
+    assert outbox.dead_letters(site.database) == 0
+    newest = access.trail(site.database)[0]
+    assert (newest.user, newest.action, newest.study_id) == ("the-admin", "give up", 1)
 
 
 def test_what_has_nowhere_to_go_stays_a_dead_letter(site: Site, clock: Clock, come_in: Open) -> None:

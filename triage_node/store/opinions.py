@@ -28,10 +28,14 @@ class Opinion:
 
 
 def acknowledge(database: Database, study_id: int, *, user: str, now: datetime) -> bool:
-    """Somebody has seen the flag; the first one counts. Returns whether this was the first."""
+    """Somebody has seen the flag; the first one counts, and the pager is not rung any more. Returns whether this was
+    the first."""
     first = study.update().where(study.c.id == study_id, study.c.acknowledged_at.is_(None))
     with database.transaction() as connection:
-        return connection.execute(first.values(acknowledged_at=now, acknowledged_by=user)).rowcount == 1
+        if connection.execute(first.values(acknowledged_at=now, acknowledged_by=user)).rowcount != 1:
+            return False
+    outbox.recall(database, study_id, now=now)
+    return True
 
 
 def mark_read(database: Database, study_id: int, *, user: str | None, now: datetime) -> None:

@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from triage_node.domain import OUTBOX_TRANSITIONS, MessageKind, OutboxState, Outcome, SeriesState
 from triage_node.store.claims import close_delivered
 from triage_node.store.database import Database
-from triage_node.store.schema import OPEN_STATES, outbox, result, revision, series
-from triage_node.store.studies import replaces_an_analysis
+from triage_node.store.schema import OPEN_STATES, outbox, result, revision, series, study
+from triage_node.store.studies import replaces_what_was_told
 
 UNSENT: Final = (OutboxState.PENDING.value, OutboxState.SENDING.value)
 
@@ -137,17 +137,48 @@ def retry_dead(
     database: Database, *, destination: str | None = None, ids: Collection[int] | None = None, now: datetime
 ) -> int:
     """DEAD -> PENDING, all of them, those of one destination or those of these ids; returns how many."""
-    dead = outbox.c.state == OutboxState.DEAD.value
-    if destination is not None:
-        dead = sa.and_(dead, outbox.c.destination == destination)
-    if ids is not None:
-        dead = sa.and_(dead, outbox.c.id.in_(ids))
+    dead = _dead(destination, ids)
     with database.transaction() as connection:
         touched = connection.execute(sa.select(outbox.c.revision_id).where(dead).distinct()).scalars().all()
         values = {"state": OutboxState.PENDING.value, "attempts": 0, "commitment_asks": 0, "not_before": now}
         count = connection.execute(outbox.update().where(dead).values(**values)).rowcount
         _reopen(connection, touched)
         return count
+
+
+def give_up(
+    database: Database, *, destination: str | None = None, ids: Collection[int] | None = None, now: datetime
+) -> int:
+    """DEAD -> CANCELLED, those of one destination or those of these ids; returns how many. What nobody can mend."""
+    dead = _dead(destination, ids)
+    with database.transaction() as connection:
+        touched = connection.execute(sa.select(outbox.c.revision_id).where(dead).distinct()).scalars().all()
+        count = connection.execute(outbox.update().where(dead).values(state=OutboxState.CANCELLED.value)).rowcount
+        close_delivered(connection, touched, now)
+        return count
+
+
+def recall(database: Database, study_id: int, *, now: datetime) -> None:
+    """An ESCALATION of a study that has not arrived yet is not told any more: somebody has seen the flag."""
+    calls = (
+        sa.select(outbox.c.id, outbox.c.revision_id)
+        .join(result, result.c.sop_uid == outbox.c.sop_uid)
+        .join(study, study.c.study_uid == result.c.study_uid)
+        .where(study.c.id == study_id, result.c.kind == MessageKind.ESCALATION.value)
+        .where(outbox.c.state.in_((*UNSENT, OutboxState.DEAD.value)))
+    )
+    with database.transaction() as connection:
+        found = connection.execute(calls).all()
+        which = outbox.c.id.in_([each.id for each in found])
+        connection.execute(outbox.update().where(which).values(state=OutboxState.CANCELLED.value))
+        close_delivered(connection, [each.revision_id for each in found], now)
+
+
+def _dead(destination: str | None, ids: Collection[int] | None) -> sa.ColumnElement[bool]:
+    dead: sa.ColumnElement[bool] = outbox.c.state == OutboxState.DEAD.value
+    if destination is not None:
+        dead = sa.and_(dead, outbox.c.destination == destination)
+    return dead if ids is None else sa.and_(dead, outbox.c.id.in_(ids))
 
 
 def _reopen(connection: sa.Connection, revision_ids: Sequence[int]) -> None:
@@ -169,7 +200,7 @@ def _notice_of_open_study() -> sa.ColumnElement[bool]:
         other_series.c.study_uid == own_series.c.study_uid,
         other.c.series_uid == other_series.c.series_uid,
         other.c.state.in_(OPEN_STATES),
-        ~replaces_an_analysis(),  # a withdrawal waits for nobody
+        ~replaces_what_was_told(),  # a withdrawal waits for nobody
     )
 
 

@@ -26,7 +26,7 @@ from triage_node.store import worklist
 from triage_node.store.claims import Claim, close_delivered, held_by
 from triage_node.store.database import Database
 from triage_node.store.schema import OPEN_STATES, outbox, result, revision, series
-from triage_node.store.studies import analyzed_before, analyzed_in, newest_ended, replaces_an_analysis
+from triage_node.store.studies import analyzed_before, analyzed_in, newest_ended, replaces_what_was_told
 
 URGENCY = {Priority.STAT: 0, Priority.HIGH: 1, Priority.NONE: 2, Priority.ROUTINE: 3}
 """Order of the outbox under backlog; a notice goes before routine results."""
@@ -232,7 +232,7 @@ def _reconcile_notices(connection: sa.Connection, held: Claim, report: Report, n
     )  # a notice that was cancelled for a more telling one is not sent any more: it must not silence others
     columns = (revision.c.id, revision.c.reason, heard.label("heard"))
     ended = newest_ended(held.study_uid, *columns).where(revision.c.outcome == Outcome.NOT_ANALYZED.value)
-    not_analyzed = ended.where(~replaces_an_analysis())
+    not_analyzed = ended.where(~replaces_what_was_told())
     notices = sorted(connection.execute(not_analyzed).all(), key=lambda row: (_telling(row.reason), row.id))
     analyzed = connection.execute(analyzed_in(held.study_uid).limit(1)).first() is not None
     prior = any(row.reason == NotAnalyzedReason.PRIOR_STUDY for row in notices)

@@ -96,13 +96,14 @@ def analyzed_before(held: Claim) -> sa.Select[tuple[int]]:
     )
 
 
-def replaces_an_analysis() -> sa.ColumnElement[bool]:
-    """Whether a revision follows one that was published as ANALYZED: what it says replaces what people have seen."""
+def replaces_what_was_told() -> sa.ColumnElement[bool]:
+    """Whether a revision follows one that was published as ANALYZED or FAILED, which is told whatever became of the
+    other series: what it says replaces what people have seen."""
     older = revision.alias()
     return sa.exists().where(
         older.c.series_uid == revision.c.series_uid,
         older.c.revision < revision.c.revision,
-        older.c.outcome == Outcome.ANALYZED.value,
+        older.c.outcome.in_((Outcome.ANALYZED.value, Outcome.FAILED.value)),
     )
 
 

@@ -39,9 +39,14 @@ Ours = Annotated[Visitor, Depends(our_form)]
 
 
 @router.get("/system")
-def system_page(request: Request, who: In, again: Annotated[int | None, Query(ge=0)] = None) -> Response:
-    """The page; `again` dead letters were sent again just now."""
-    return page(request, "system.html", who, again=again, ago=words.ago, **_content(site_of(request)))
+def system_page(
+    request: Request,
+    who: In,
+    again: Annotated[int | None, Query(ge=0)] = None,
+    gone: Annotated[int | None, Query(ge=0)] = None,
+) -> Response:
+    """The page; `again` dead letters were sent again just now, or `gone` were given up."""
+    return page(request, "system.html", who, again=again, gone=gone, ago=words.ago, **_content(site_of(request)))
 
 
 @router.get("/system/parts")
@@ -86,6 +91,19 @@ def send_letter_again(request: Request, who: Ours, letter_id: int) -> Response:
         raise HTTPException(404, "its destination is not in the configuration")
     note(request, who, "send again: one", letter.study_id)
     return _sent_again(outbox.retry_dead(site.database, ids=[letter_id], now=site.clock()), letter.destination)
+
+
+@router.post("/system/give-up/letter/{letter_id}")
+def give_letter_up(request: Request, who: Ours, letter_id: int) -> Response:
+    """One of them is never sent: nobody can mend its cause, or its destination is gone."""
+    site = site_of(request)
+    letter = next((each for each in store.letters(site.database) if each.id == letter_id), None)
+    if letter is None:
+        raise HTTPException(404, "this dead letter is not there any more")
+    note(request, who, "give up", letter.study_id)
+    count = outbox.give_up(site.database, ids=[letter_id], now=site.clock())
+    log.event("dead letters given up", count=count, destination=letter.destination)
+    return RedirectResponse(f"/system?gone={count}#letters", status_code=303)
 
 
 # ---------------------------------------------------------------- steps
