@@ -26,6 +26,7 @@ from triage_node.errors import InferenceError, UsageError
 from triage_node.infer.boxes import native_boxes
 from triage_node.infer.bundle import SeriesWeights, find_bundle, load_bundle, read_network, shipped_bundles
 from triage_node.infer.framing import prediction_frame, prediction_from_frame, read_frame, write_frame
+from triage_node.infer.mask import native_mask
 from triage_node.infer.measure import volumes_ml
 from triage_node.infer.predict import Predictor
 from triage_node.infer.process import InferenceProcess
@@ -454,6 +455,25 @@ def test_a_network_that_wants_neighbours_is_refused_without(tmp_path: Path) -> N
 def test_a_subtype_below_its_series_threshold_has_no_volume(tiny_bundle: Path) -> None:
     _edit("series_min_probability = 0.01", "series_min_probability = 0.9999")(tiny_bundle)
     assert Predictor(tiny_bundle).predict(_noise_volume()).volumes_ml["any"] == 0.0
+
+
+def test_one_piece_of_extra_axial_blood_has_one_name(tiny_bundle: Path) -> None:
+    """That of the larger part of it, over all slices; what does not touch it keeps its own."""
+    volume = _noise_volume()
+    bundle = replace(load_bundle(tiny_bundle), mask_min_probability=dict.fromkeys(SUBTYPES, 0.5), speck_mm3=0.0)
+    placement = place_grid(volume, bundle.grid, bundle.stack.slab_mm)
+    size = bundle.grid.size_px
+    blood = np.zeros((len(placement.slab_along_mm), 6, size, size), np.float32)
+    subdural, epidural = 1 + SUBTYPES.index("subdural"), 1 + SUBTYPES.index("epidural")
+    rows = slice(size // 2, size // 2 + 3)
+    blood[4, subdural, rows, 10:20], blood[5, subdural, rows, 10:20] = 0.9, 0.9
+    blood[4:6, :, rows, 13:17] = 0
+    blood[4:6, epidural, rows, 13:17] = 0.9  # the thick middle of the crescent
+    blood[4:6, epidural, rows, 30:34] = 0.9  # a lens on the other side
+    mask = native_mask(blood, placement, volume, bundle)
+    counted = np.bincount(mask.ravel(), minlength=6)
+    assert counted[subdural] == pytest.approx(2.5 * counted[epidural], rel=0.25)
+    assert set(np.flatnonzero(counted)) == {0, epidural, subdural}
 
 
 def test_one_lone_slice_must_be_surer_than_three_in_a_row() -> None:

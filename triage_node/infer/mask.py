@@ -1,20 +1,28 @@
 """Pixel probabilities on the network grid -> mask on the native slices. numpy and scipy only.
 
 Probabilities, not labels, are resampled, and only where blood is likely. A pixel is blood where the probability of any
-blood reaches the threshold of its likeliest subtype. A subtype that the series does not show (`series_min_probability`)
-has no mask, so that the volumes never contradict the probabilities; specks below `speck_mm3` are dropped.
+blood reaches the threshold of its likeliest subtype. A piece of extra-axial blood is all epidural or all subdural,
+whichever most of it was taken for: one bleed lies on one side of the dura. A subtype that the series does not show
+(`series_min_probability`) has no mask, so that the volumes never contradict the probabilities; specks below `speck_mm3`
+are dropped.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from triage_node.domain import SUBTYPES, Float32Array, Float64Array, UInt8Array, Volume
 from triage_node.infer.bundle import Bundle
 from triage_node.transforms import Placement, from_grid, native_box
+
+_EPIDURAL: Final = 1 + SUBTYPES.index("epidural")
+_SUBDURAL: Final = 1 + SUBTYPES.index("subdural")
 
 
 def native_mask(probabilities: Float32Array, placement: Placement, volume: Volume, bundle: Bundle) -> UInt8Array:
@@ -34,7 +42,9 @@ def native_mask(probabilities: Float32Array, placement: Placement, volume: Volum
         blood = from_grid(probabilities[placement.slab_of[index], 1:], placement, index, box)
         mask[index, *box] = _labels(blood, thresholds)
     if boxes:
-        _drop_specks(mask, _around(boxes), volume, bundle.speck_mm3)
+        inside, weights_mm = mask[_around(boxes)], volume.weights_mm[_around(boxes)[0]]
+        _name_layers(inside, weights_mm)
+        _drop_specks(inside, weights_mm * math.prod(volume.pixel_spacing_mm), bundle.speck_mm3)
     return mask
 
 
@@ -71,15 +81,30 @@ def _around(boxes: Mapping[int, tuple[slice, slice]]) -> tuple[slice, slice, sli
     )
 
 
-def _drop_specks(mask: UInt8Array, box: tuple[slice, slice, slice], volume: Volume, speck_mm3: float) -> None:
-    """Clear, in place, connected pieces of blood (all subtypes together) below `speck_mm3`; all blood is in `box`."""
-    inside = mask[box]
-    pieces, count = ndimage.label(inside)
-    pixel_mm3 = volume.pixel_spacing_mm[0] * volume.pixel_spacing_mm[1] * volume.weights_mm[box[0]]
-    sizes_mm3 = np.zeros(count + 1)
-    for image, each_mm3 in zip(pieces, pixel_mm3, strict=True):
-        sizes_mm3 += np.bincount(image.ravel(), minlength=count + 1) * each_mm3
-    small = sizes_mm3 < speck_mm3
+def _name_layers(mask: UInt8Array, weights_mm: Float64Array) -> None:
+    """Give, in place, each connected piece of extra-axial blood the subtype of the larger part of its volume."""
+    epidural = mask == _EPIDURAL
+    pieces, count = ndimage.label(epidural | (mask == _SUBDURAL))
+    if not count:
+        return
+    whole, of_it = _sizes(pieces, count, weights_mm), _sizes(pieces * epidural, count, weights_mm)
+    names = np.where(of_it > whole / 2, _EPIDURAL, _SUBDURAL).astype(np.uint8)
+    names[0] = 0
+    np.copyto(mask, names[pieces], where=pieces > 0)
+
+
+def _drop_specks(mask: UInt8Array, pixel_mm3: Float64Array, speck_mm3: float) -> None:
+    """Clear, in place, connected pieces of blood (all subtypes together) below `speck_mm3`."""
+    pieces, count = ndimage.label(mask)
+    small = _sizes(pieces, count, pixel_mm3) < speck_mm3
     small[0] = False
     if small.any():
-        inside[small[pieces]] = 0
+        mask[small[pieces]] = 0
+
+
+def _sizes(pieces: NDArray[np.int32], count: int, pixel_sizes: Float64Array) -> Float64Array:
+    """(count + 1,): how much each piece holds, where a pixel of slice i counts `pixel_sizes[i]`."""
+    sizes = np.zeros(count + 1)
+    for image, each in zip(pieces, pixel_sizes, strict=True):
+        sizes += np.bincount(image.ravel(), minlength=count + 1) * each
+    return sizes

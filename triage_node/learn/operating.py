@@ -27,6 +27,8 @@ from triage_node.learn.export import BundleSettings
 
 _BOX_THRESHOLDS: Final = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 _MASK_THRESHOLDS: Final = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+_NEARLY: Final = 0.02
+"""Less of Dice than this is given up for a truer volume."""
 LEAST_ML: Final = 0.5
 """Smaller volumes say nothing of how well volume is measured."""
 _FALSE_SHARE: Final = 0.02
@@ -69,7 +71,7 @@ def choose_settings(
     `told_of` says for people what the tuning series are.
 
     - Slice logits: logistic regression on whether the slice shows the class (Platt 1999), as if half of them did.
-    - Mask threshold of a subtype: of the best Dice over all pixels of all series.
+    - Mask threshold of a subtype: by Dice and volume over all pixels of all series; see _best_thresholds.
     - Box threshold: of the best F1, over all slices and subtypes.
     - Series: logistic regression on the highest slice and the volume, each class for itself, as if half had it.
     - Of either, a subtype is made stricter where it would raise false alarms; see fit_classes.
@@ -169,11 +171,13 @@ def _best_box_threshold(seen: Sequence[_Seen]) -> float:
 
 
 def _best_thresholds(seen: Sequence[_Seen]) -> list[int]:
-    """By subtype, index in _MASK_THRESHOLDS."""
+    """By subtype, index in _MASK_THRESHOLDS: of those whose Dice is nearly the best, the one of the truest volume."""
     totals = np.sum([one.counts for one in seen], axis=0)
     scores = np.array([[dice(*(int(n) for n in counts)) or 0.0 for counts in row] for row in totals])
+    bias = np.abs(totals[..., 1] - totals[..., 2])
+    bias[scores < scores.max(axis=0) - _NEARLY] = np.iinfo(np.int64).max
     middle = _MASK_THRESHOLDS.index(0.5)
-    return [int(column.argmax()) if column.any() else middle for column in scores.T]
+    return [int(off.argmin()) if of_dice.any() else middle for off, of_dice in zip(bias.T, scores.T, strict=True)]
 
 
 def _at_thresholds(seen: _Seen, chosen: Sequence[int]) -> Float64Array:
