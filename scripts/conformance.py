@@ -21,6 +21,7 @@ from triage_node.admit import CT_CLASSES
 from triage_node.domain import STORE_STATUS_TEXT, ObjectKind
 from triage_node.peers import association, commitment, find
 from triage_node.peers.store import STORE_FAILURES
+from triage_node.peers.ups import PULL, PUSH, UPS_FAILURES
 from triage_node.receive import callers, contexts
 from triage_node.receive.hardening import MAXIMUM_PDU_SIZE
 from triage_node.receive.syntaxes import TRANSFER_SYNTAXES
@@ -97,6 +98,8 @@ def _proposed() -> str:
         for table, uids in PROPOSED.items()
         for uid in uids
     ]
+    uncompressed = _short(association.UNCOMPRESSED)
+    rows += [(_name(uid), uid, uncompressed, "SCU", "[[destination]] of kind ups") for uid in (PUSH, PULL)]
     explicit = _short([TRANSFER_SYNTAXES[0]])
     rows += [(_name(uid), uid, explicit, "SCU", "[[destination]]") for uid in sorted(set(SOP_CLASSES.values()))]
     return _table(("SOP class", "UID", "transfer syntaxes", "our role", "to"), rows)
@@ -116,11 +119,18 @@ def _received_statuses() -> str:
         ("0x0111", "duplicate SOP instance: it has the object", "SENT"),
         ("0xB000 to 0xBFFF", "warning: it has the object", "SENT"),
     ]
-    for first, last, retryable, meaning in STORE_FAILURES:
+    return _table(("status", "meaning", "what we do"), [*rows, *_failures(STORE_FAILURES)])
+
+
+def _ups_failures() -> str:
+    return _table(("status", "meaning", "what we do"), _failures(UPS_FAILURES))
+
+
+def _failures(failures: Iterable[tuple[int, int, bool, str]]) -> Iterable[tuple[str, str, str]]:
+    for first, last, retryable, meaning in failures:
         span = f"0x{first:04X}" if first == last else f"0x{first:04X} to 0x{last:04X}"
         other = "any other" if (first, last) == (0x0000, 0xFFFF) else span
-        rows.append((other, meaning, "tried again" if retryable else "dead letter"))
-    return _table(("status", "meaning", "what we do"), rows)
+        yield other, meaning, "tried again" if retryable else "dead letter"
 
 
 def _reports() -> str:
@@ -189,6 +199,7 @@ TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "proposed": _proposed,
     "answers": _answers,
     "received statuses": _received_statuses,
+    "ups failures": _ups_failures,
     "reports": _reports,
     "reasons": _reasons,
     "rejections": _rejections,

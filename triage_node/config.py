@@ -116,6 +116,12 @@ def _hd(value: str) -> str | None:
     return None if good else "must be at most 20 printable ASCII characters without | ^ ~ & \\"
 
 
+def _label(value: str) -> str | None:
+    # PS3.5 6.2, VR LO
+    good = value.strip() and len(value) <= 64 and value.isprintable() and "\\" not in value
+    return None if good else "must be 1 to 64 printable characters, no backslash"
+
+
 def _name(value: str) -> str | None:
     good = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}", value)
     return None if good else "must be 1 to 32 letters, digits, - or _"
@@ -192,7 +198,7 @@ class Destination:
     """[[destination]] of kind "dicom": where result objects go by C-STORE."""
 
     name: str = setting(MISSING, "short name for logs and pages", check=_name)
-    kind: str = setting("dicom", "how it is reached: dicom (the default), hl7 or webhook, see below")
+    kind: str = setting("dicom", "how it is reached: dicom (the default), hl7, webhook or ups, see below")
     ae_title: str = setting(MISSING, "its AE title", check=_ae_title)
     host: str = setting(MISSING, "its address or host name")
     port: int = setting(MISSING, "its DICOM port", check=_port)
@@ -261,8 +267,32 @@ class WebhookDestination:
         return urlsplit(self.url).netloc
 
 
-AnyDestination = Destination | Hl7Destination | WebhookDestination
-MessageDestination = Hl7Destination | WebhookDestination
+@dataclass(frozen=True, kw_only=True)
+class UpsDestination:
+    """[[destination]] of kind "ups": results become workitems of a worklist, by DICOM UPS (PS3.4 CC)."""
+
+    name: str = setting(MISSING, "short name for logs and pages", check=_name)
+    kind: str = setting("ups", "must be written")
+    ae_title: str = setting(MISSING, "its AE title", check=_ae_title)
+    host: str = setting(MISSING, "its address or host name")
+    port: int = setting(MISSING, "its DICOM port", check=_port)
+    send: list[str] = setting(list(TOLD), "which results become workitems: " + ", ".join(TOLD), check=_each_of(*TOLD))
+    worklist_label: str = setting("AI triage", "WorklistLabel (0074,1202): the list they belong to", check=_label)
+    procedure_step_label: str = setting(
+        "Read head CT with AI result", "ProcedureStepLabel (0074,1204): what is to be done", check=_label
+    )
+    retrieve_ae: str = setting(
+        "", "AE title that has images and results; empty: that of the first destination of kind dicom"
+    )
+
+    @property
+    def address(self) -> str:
+        """For people."""
+        return f"{self.host}:{self.port}"
+
+
+AnyDestination = Destination | Hl7Destination | WebhookDestination | UpsDestination
+MessageDestination = Hl7Destination | WebhookDestination | UpsDestination
 """Those that are told how a series ended; to the others result objects are sent."""
 
 
@@ -461,6 +491,7 @@ DESTINATIONS: Final[Mapping[str, type]] = {
     "dicom": Destination,
     "hl7": Hl7Destination,
     "webhook": WebhookDestination,
+    "ups": UpsDestination,
 }
 """The table of a [[destination]] by its kind; the first is meant where none is written."""
 LISTS: Final[Mapping[str, Sequence[type]]] = {

@@ -427,6 +427,10 @@ class Order:
     """PlacerOrderNumberImagingServiceRequest."""
 
 
+Reference = tuple[str, str, str]
+"""(Series Instance UID, SOP Class UID, SOP Instance UID)"""
+
+
 class ObjectKind(StrEnum):
     """The DICOM objects we make."""
 
@@ -442,6 +446,7 @@ class MessageKind(StrEnum):
 
     RESULT = "RESULT"  # the statement (deliver.statement) of how a revision ended
     ESCALATION = "ESCALATION"  # the same file: nobody has acknowledged it
+    READ = "READ"  # the same file: the study was read
 
 
 @dataclass(frozen=True, kw_only=True)

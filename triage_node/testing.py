@@ -43,6 +43,46 @@ _POLL_S: Final = 0.05
 _COMMITMENT: Final = "1.2.840.10008.1.20.1"
 _COMMITMENT_INSTANCE: Final = "1.2.840.10008.1.20.1.1"
 
+_UPS_PUSH: Final = "1.2.840.10008.5.1.4.34.6.1"
+_UPS_PULL: Final = "1.2.840.10008.5.1.4.34.6.3"
+# What PS3.4 table CC.2.5-3 asks of an N-CREATE, of a result's task and with a value; there, and perhaps empty; and of
+# what was performed before a workitem may be COMPLETED.
+_UPS_TYPE_1: Final = (
+    "ProcedureStepState",
+    "ScheduledProcedureStepPriority",
+    "ProcedureStepLabel",
+    "ScheduledProcedureStepStartDateTime",
+    "InputReadinessState",
+)
+_UPS_TYPE_2: Final = (
+    "TransactionUID",
+    "WorklistLabel",
+    "ProcedureStepProgressInformationSequence",
+    "ScheduledProcessingParametersSequence",
+    "ScheduledStationNameCodeSequence",
+    "ScheduledStationClassCodeSequence",
+    "ScheduledStationGeographicLocationCodeSequence",
+    "ScheduledWorkitemCodeSequence",
+    "CommentsOnTheScheduledProcedureStep",
+    "InputInformationSequence",
+    "StudyInstanceUID",
+    "PatientName",
+    "PatientID",
+    "IssuerOfPatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "AdmissionID",
+    "ReferencedRequestSequence",
+    "UnifiedProcedureStepPerformedProcedureSequence",
+)
+_UPS_PERFORMED: Final = (
+    "PerformedStationNameCodeSequence",
+    "PerformedProcedureStepStartDateTime",
+    "PerformedProcedureStepEndDateTime",
+    "PerformedWorkitemCodeSequence",
+    "OutputInformationSequence",
+)
+
 Step = Callable[[str], None]
 """Called with the name of a step as it is reached; a kill test passes `killer`."""
 
@@ -196,6 +236,162 @@ class DemoRis:
                 f"ERR|||207^Application internal error^HL70357|E||||{self._text}",
             ]
         return START + "\r".join([*lines, ""]).encode() + END
+
+
+class DemoUps:
+    """A UPS SCP (PS3.4 CC: Push, Pull) that keeps workitems in memory and refuses what the standard says. A context
+    manager.
+
+    For tests: the first requests are answered with `statuses` and change nothing; "silence" does what is asked and cuts
+    the association instead of answering, None answers as ever.
+    """
+
+    def __init__(
+        self, *, ae_title: str = "WORKLIST", port: int = 0, statuses: Sequence[int | str | None] = (), pull: bool = True
+    ) -> None:
+        self.ae_title = ae_title
+        self.port = port
+        self.workitems: dict[str, Dataset] = {}
+        """By SOP Instance UID, with the Transaction UID of the claim."""
+        self.requests: list[str] = []
+        """What was asked, in its order: CREATE, CANCEL, IN PROGRESS, SET, COMPLETED."""
+        self._statuses = list(statuses)
+        self._classes = (_UPS_PUSH, _UPS_PULL) if pull else (_UPS_PUSH,)
+        self._lock = threading.Lock()
+        self._ae: AE | None = None
+
+    def __enter__(self) -> DemoUps:
+        logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
+        _config.LOG_HANDLER_LEVEL = "none"
+        self._ae = AE(ae_title=self.ae_title)
+        self._ae.require_called_aet = True
+        for sop_class in (*self._classes, str(VerificationPresentationContexts[0].abstract_syntax)):
+            self._ae.add_supported_context(sop_class)
+        server = self._ae.make_server(
+            ("127.0.0.1", self.port),
+            evt_handlers=[
+                (evt.EVT_N_CREATE, self._on_create),
+                (evt.EVT_N_ACTION, self._on_action),
+                (evt.EVT_N_SET, self._on_set),
+                (evt.EVT_N_GET, self._on_get),
+            ],
+            server_class=ThreadedAssociationServer,
+        )
+        self._ae._servers.append(server)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": _POLL_S}).start()
+        self.port = int(server.server_address[1])
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._ae is not None
+        self._ae.shutdown()
+
+    def states(self) -> list[str]:
+        """Of the workitems, in the order in which they were made."""
+        return [str(workitem.ProcedureStepState) for workitem in self.workitems.values()]
+
+    def answer_next(self, *statuses: int | str | None) -> None:
+        """How the next requests are answered, as `statuses`."""
+        with self._lock:
+            self._statuses = list(statuses)
+
+    def claim(self, uid: str, transaction_uid: str) -> None:
+        """Somebody takes a workitem."""
+        with self._lock:
+            assert self._change(uid, "IN PROGRESS", transaction_uid) == 0x0000
+
+    def _on_create(self, event: evt.Event) -> tuple[int, Dataset | None]:
+        uid = str(event.request.AffectedSOPInstanceUID)  # type: ignore[union-attr]
+        return self._answer(event, "CREATE", lambda: self._create(uid, event.attribute_list)), None
+
+    def _create(self, uid: str, attributes: Dataset) -> int:
+        if uid in self.workitems:
+            return 0x0111
+        if any(not attributes.get(keyword) for keyword in _UPS_TYPE_1):
+            return 0x0120
+        if attributes.ProcedureStepState != "SCHEDULED":
+            return 0xC309
+        if any(keyword not in attributes for keyword in _UPS_TYPE_2) or attributes.TransactionUID:
+            return 0x0120
+        self.workitems[uid] = attributes
+        return 0x0000
+
+    def _on_action(self, event: evt.Event) -> tuple[int, Dataset | None]:
+        uid = str(event.request.RequestedSOPInstanceUID)  # type: ignore[union-attr]
+        request = event.action_information
+        if event.action_type == 2:
+            return self._answer(event, "CANCEL", lambda: self._cancel(uid)), None
+        state = str(request.ProcedureStepState)
+        return self._answer(event, state, lambda: self._change(uid, state, str(request.TransactionUID))), None
+
+    def _cancel(self, uid: str) -> int:
+        workitem = self.workitems.get(uid)
+        if workitem is None:
+            return 0xC307
+        answers = {"IN PROGRESS": 0xC313, "COMPLETED": 0xC311, "CANCELED": 0xB304}
+        if workitem.ProcedureStepState == "SCHEDULED":
+            workitem.ProcedureStepState = "CANCELED"
+            return 0x0000
+        return answers[workitem.ProcedureStepState]
+
+    def _change(self, uid: str, state: str, transaction_uid: str) -> int:
+        workitem = self.workitems.get(uid)
+        if workitem is None:
+            return 0xC307
+        now = workitem.ProcedureStepState
+        if now in ("COMPLETED", "CANCELED"):
+            return {"COMPLETED": 0xB306, "CANCELED": 0xB304}[now] if now == state else 0xC300
+        if state == "IN PROGRESS":
+            if now == state:
+                return 0xC302
+            workitem.TransactionUID = transaction_uid
+        elif now == "SCHEDULED":
+            return 0xC310
+        elif workitem.TransactionUID != transaction_uid:
+            return 0xC301
+        elif state == "COMPLETED" and not _is_performed(workitem):
+            return 0xC304
+        workitem.ProcedureStepState = state
+        return 0x0000
+
+    def _on_set(self, event: evt.Event) -> tuple[int, Dataset | None]:
+        uid = str(event.request.RequestedSOPInstanceUID)  # type: ignore[union-attr]
+        return self._answer(event, "SET", lambda: self._set(uid, event.modification_list)), None
+
+    def _set(self, uid: str, modified: Dataset) -> int:
+        workitem = self.workitems.get(uid)
+        if workitem is None:
+            return 0xC307
+        if workitem.ProcedureStepState != "IN PROGRESS":
+            return 0xC310 if workitem.ProcedureStepState == "SCHEDULED" else 0xC300
+        if modified.get("TransactionUID") != workitem.TransactionUID:
+            return 0xC301
+        workitem.update(modified)
+        return 0x0000
+
+    def _on_get(self, event: evt.Event) -> tuple[int, Dataset | None]:
+        with self._lock:
+            workitem = self.workitems.get(str(event.request.RequestedSOPInstanceUID))  # type: ignore[union-attr]
+        return (0xC307, None) if workitem is None else (0x0000, workitem)
+
+    def _answer(self, event: evt.Event, what: str, do: Callable[[], int]) -> int:
+        with self._lock:
+            self.requests.append(what)
+            status = self._statuses.pop(0) if self._statuses else None
+            if isinstance(status, int):
+                return status
+            done = do()
+        if status == "silence":
+            event.assoc.abort()
+        return done
+
+
+def _is_performed(workitem: Dataset) -> bool:
+    """Whether it says what a COMPLETED one must (PS3.4 table CC.2.5-3)."""
+    (step,) = workitem.UnifiedProcedureStepPerformedProcedureSequence or [Dataset()]
+    return all(step.get(keyword) for keyword in _UPS_PERFORMED)
 
 
 class DemoPacs:

@@ -18,7 +18,7 @@ from tests.integration.test_hl7 import field, strict
 from tests.node import kill
 from tests.told import ToldSite
 from triage_node import config
-from triage_node.testing import DemoPacs, DemoRis
+from triage_node.testing import DemoPacs, DemoRis, DemoUps
 
 WAIT_S = 60.0
 SETTINGS = """\
@@ -44,6 +44,12 @@ name = "pager"
 kind = "webhook"
 url = "http://127.0.0.1:{hook}/"
 secret = "env:PAGER_SECRET"
+[[destination]]
+name = "worklist"
+kind = "ups"
+ae_title = "WORKLIST"
+host = "127.0.0.1"
+port = {ups}
 """
 
 
@@ -55,6 +61,7 @@ class Ward:
     pacs: DemoPacs
     ris: DemoRis
     hook: Hook
+    ups: DemoUps
     start: Callable[..., subprocess.Popen[bytes]]
 
 
@@ -67,8 +74,11 @@ def ward(tmp_path: Path) -> Iterator[Callable[..., Ward]]:
             pacs = stack.enter_context(DemoPacs(tmp_path / "pacs"))
             ris = stack.enter_context(DemoRis(answers=answers))
             hook = stack.enter_context(Hook())
+            ups = stack.enter_context(DemoUps())
             path = tmp_path / "triage-node.toml"
-            path.write_text(SETTINGS.format(folder=tmp_path, pacs=pacs.port, ris=ris.port, hook=hook.port))
+            path.write_text(
+                SETTINGS.format(folder=tmp_path, pacs=pacs.port, ris=ris.port, hook=hook.port, ups=ups.port)
+            )
             site = ToldSite(tmp_path, pacs, *config.load(path).destinations[1:], max_study_age_h=0)
             stack.callback(site.close)
             site.clock.now = datetime.now(UTC)
@@ -82,7 +92,7 @@ def ward(tmp_path: Path) -> Iterator[Callable[..., Ward]]:
                 stack.callback(lambda: process.poll() is None and kill(process))
                 return process
 
-            return Ward(site=site, pacs=pacs, ris=ris, hook=hook, start=start)
+            return Ward(site=site, pacs=pacs, ris=ris, hook=hook, ups=ups, start=start)
 
         yield open_ward
 
@@ -92,11 +102,12 @@ def test_a_sender_killed_at_a_step_tells_everybody_under_one_identity(ward: Call
     opened = ward()
     assert opened.start("tests.killable", "deliver", step).wait(timeout=WAIT_S) == -9
     opened.start("triage_node", "deliver")
-    opened.site.wait_for_states(WAIT_S, pacs={"SENT"}, ris={"SENT"}, pager={"SENT"})
+    opened.site.wait_for_states(WAIT_S, pacs={"SENT"}, ris={"SENT"}, pager={"SENT"}, worklist={"SENT"})
     messages = opened.ris.messages
     assert {field(strict(message), "MSH", 10) for message in messages} == {field(strict(messages[0]), "MSH", 10)}
     assert len(set(messages)) == 1
     assert len({told.headers["X-Triage-Event-Id"] for told in opened.hook.told}) == 1
+    assert opened.ups.states() == ["SCHEDULED"]
     (recent,) = opened.site.status()["recent"]
     assert recent["state"] == "DELIVERED"
 
@@ -105,5 +116,5 @@ def test_a_ris_that_never_answers_holds_up_neither_the_pacs_nor_the_pager(ward: 
     opened = ward(*["silence"] * 100)
     opened.start("triage_node", "deliver")
     opened.ris.wait_for(1, WAIT_S)
-    opened.site.wait_for_states(WAIT_S, pacs={"SENT"}, pager={"SENT"})
+    opened.site.wait_for_states(WAIT_S, pacs={"SENT"}, pager={"SENT"}, worklist={"SENT"})
     assert set(opened.site.states("ris")) <= {"SENDING", "PENDING"}

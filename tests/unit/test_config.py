@@ -94,21 +94,25 @@ HL7 = '[[destination]]\nname = "ris"\nkind = "hl7"\nhost = "h"\nport = 2575\n'
 HOOK = '[[destination]]\nname = "pager"\nkind = "webhook"\nurl = "https://pager/x"\nsecret = "env:PAGER"\n'
 
 
+UPS = '[[destination]]\nname = "list"\nkind = "ups"\nae_title = "U"\nhost = "h"\nport = 105\n'
+
+
 def test_each_kind_of_destination_has_a_table_of_its_own(tmp_path: Path) -> None:
     pacs = '[[destination]]\nname = "pacs"\nae_title = "P"\nhost = "h"\nport = 104\n'
-    text = pacs + HL7 + 'tls = true\nca_file = "ca.pem"\n' + HOOK.replace("env:PAGER", "file:secret.txt")
+    text = pacs + HL7 + 'tls = true\nca_file = "ca.pem"\n' + HOOK.replace("env:PAGER", "file:secret.txt") + UPS
     kinds = load(tmp_path, text).destinations
     assert [type(each) for each in kinds] == list(config.DESTINATIONS.values())
     assert kinds[1].ca_file == str(tmp_path / "ca.pem")  # type: ignore[union-attr]
     assert kinds[2].secret == f"file:{tmp_path / 'secret.txt'}"  # type: ignore[union-attr]
-    assert [each.address for each in kinds] == ["h:104", "h:2575", "pager"]
+    assert [each.address for each in kinds] == ["h:104", "h:2575", "pager", "h:105"]
 
 
 @pytest.mark.parametrize(
     ("text", "line", "said"),
     [
-        (HL7.replace("hl7", "fhir"), 3, "destination.kind must be one of dicom, hl7, webhook"),
-        (HL7.replace('"hl7"', "7"), 3, "destination.kind must be one of dicom, hl7, webhook"),
+        (HL7.replace("hl7", "fhir"), 3, "destination.kind must be one of dicom, hl7, webhook, ups"),
+        (HL7.replace('"hl7"', "7"), 3, "destination.kind must be one of dicom, hl7, webhook, ups"),
+        (UPS + 'worklist_label = "a\\\\b"\n', 7, "must be 1 to 64 printable characters, no backslash"),
         (HL7 + 'ae_title = "RIS"\n', 6, 'knows no "ae_title"'),
         (HL7.replace('kind = "hl7"\n', ""), 1, 'needs "ae_title"'),
         (HL7 + 'send = ["SEG"]\n', 6, "SEG is not one of STAT"),

@@ -6,9 +6,17 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Protocol
 
-from triage_node.config import AnyDestination, Config, Destination, MessageDestination, WebhookDestination
+from triage_node.config import (
+    AnyDestination,
+    Config,
+    Destination,
+    MessageDestination,
+    UpsDestination,
+    WebhookDestination,
+)
 from triage_node.deliver.dicom import DicomDestination
 from triage_node.deliver.hl7 import Hl7Channel
+from triage_node.deliver.ups import UpsChannel
 from triage_node.deliver.webhook import WebhookChannel
 from triage_node.peers import OutgoingObject, StoreResult
 
@@ -42,8 +50,10 @@ def channel_of(destination: AnyDestination, config: Config, *, clock: Callable[[
 
 def message_channel_of(
     destination: MessageDestination, config: Config, *, clock: Callable[[], datetime]
-) -> Hl7Channel | WebhookChannel:
+) -> Hl7Channel | WebhookChannel | UpsChannel:
     """The channel of a destination that is told of results."""
     if isinstance(destination, WebhookDestination):
         return WebhookChannel(destination, timeout_s=config.delivery.timeout_s, clock=clock)
+    if isinstance(destination, UpsDestination):
+        return UpsChannel(destination, config)
     return Hl7Channel(destination, timeout_s=config.delivery.timeout_s)

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from triage_node.domain import Order, Outcome, Patient, Priority
+from triage_node.domain import Order, Outcome, Patient, Priority, Reference
 from triage_node.errors import DeliveryError
 
 
@@ -36,6 +36,12 @@ class Statement:
     patient: Patient | None
     """None where the images do not say: then no system could match the result."""
     order: Order | None
+    received: tuple[Reference, ...] = ()
+    """The images of the series."""
+    created: tuple[Reference, ...] = ()
+    """The objects that were made of them."""
+    supersedes: tuple[str, ...] = ()
+    """The `uid` of the older revisions of the series, whether or not anybody was told of them."""
 
     @property
     def outcome(self) -> Outcome:
@@ -85,6 +91,8 @@ def read(path: Path) -> Statement:
 def _decoded(data: bytes) -> Statement:
     values = json.loads(data)
     identity = values.pop("identity")
+    values |= {name: tuple(map(tuple, values.get(name, ()))) for name in ("received", "created")}
+    values |= {"supersedes": tuple(values.get("supersedes", ()))}  # files of older versions have none of these
     return Statement(
         **values | {"created_at": datetime.fromisoformat(values["created_at"])},
         patient=identity["patient"] and Patient(**identity["patient"]),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -39,6 +40,8 @@ class OutgoingObject:
     """ObjectKind or MessageKind of one of our results."""
     study_priority: Priority | None = None
     """Of the whole study as it stands now, for what is told; None for a DICOM file."""
+    read_at: datetime | None = None
+    """When the study was marked as read, for what is told; None where it is not read as it stands now."""
 
     @property
     def pair(self) -> Pair:

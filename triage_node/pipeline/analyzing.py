@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from time import monotonic, sleep
@@ -214,6 +215,9 @@ def _told(
         result=result,
         patient=patient,
         order=order,
+        received=tuple(claims.references(parts.database, held.series_uid)),
+        created=tuple((made.series_uid, made.sop_class_uid, made.sop_uid) for made in analysis.objects),
+        supersedes=tuple(_older_uids(uids)),
     )
     made = ResultObject(
         kind=MessageKind.RESULT,
@@ -224,6 +228,10 @@ def _told(
         data=encode(statement),
     )
     return [(made, _keep(parts, held, made, 0))]
+
+
+def _older_uids(uids: ResultUids) -> Iterator[str]:
+    return (replace(uids, revision=older).sop(MessageKind.RESULT) for older in range(1, uids.revision))
 
 
 def _deliveries(config: Config, analysis: Analysis) -> list[tuple[str, str]]:

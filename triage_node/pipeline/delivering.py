@@ -12,7 +12,7 @@ from triage_node.domain import MessageKind
 from triage_node.peers import OutgoingObject, StoreResult
 from triage_node.pipeline.committing import TOGETHER_S
 from triage_node.pipeline.parts import Parts
-from triage_node.store import outbox, studies
+from triage_node.store import outbox, studies, worklist
 
 
 def deliver_next(parts: Parts, destination: Channel) -> int:
@@ -38,6 +38,7 @@ def _outgoing(parts: Parts, parcel: outbox.Parcel) -> OutgoingObject:
         transfer_syntax_uid=parcel.transfer_syntax_uid,
         kind=parcel.kind,
         study_priority=studies.priority_of(parts.database, parcel.study_uid) if told else None,
+        read_at=worklist.read_at(parts.database, parcel.study_uid) if told else None,
     )
 
 

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from triage_node.domain import (
     ObjectKind,
     OutboxState,
+    Reference,
     SeriesState,
     require_transition,
 )
@@ -208,6 +209,17 @@ def sop_uids(database: Database, series_uid: str) -> list[str]:
     query = sa.select(instance.c.sop_uid).where(instance.c.series_uid == series_uid).order_by(instance.c.sop_uid)
     with database.reading() as connection:
         return list(connection.execute(query).scalars())
+
+
+def references(database: Database, series_uid: str) -> list[Reference]:
+    """The images of a series, sorted by SOP Instance UID."""
+    query = (
+        sa.select(instance.c.series_uid, instance.c.sop_class_uid, instance.c.sop_uid)
+        .where(instance.c.series_uid == series_uid)
+        .order_by(instance.c.sop_uid)
+    )
+    with database.reading() as connection:
+        return [(row.series_uid, row.sop_class_uid, row.sop_uid) for row in connection.execute(query)]
 
 
 def previous_sr(database: Database, held: Claim) -> tuple[str, str] | None:

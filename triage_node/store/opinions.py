@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from triage_node.domain import Priority
 from triage_node.store import outbox
 from triage_node.store.database import Database, storable
-from triage_node.store.schema import opinion, revision, study
+from triage_node.store.schema import opinion, revision, series, study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +38,19 @@ def acknowledge(database: Database, study_id: int, *, user: str, now: datetime) 
     return True
 
 
-def mark_read(database: Database, study_id: int, *, user: str | None, now: datetime) -> None:
-    """The study is read, and thereby acknowledged; or, without `user`, is not read after all."""
+def mark_read(database: Database, study_id: int, *, user: str | None, now: datetime, tell: Sequence[str] = ()) -> None:
+    """The study is read, and thereby acknowledged; or, without `user`, is not read after all.
+
+    That it is read the destinations `tell` are told in the same transaction.
+    """
     values = {"read_at": now if user else None, "read_by": user}
+    of_study = sa.select(study.c.study_uid).where(study.c.id == study_id).scalar_subquery()
     with database.transaction() as connection:
+        if user and tell:
+            in_study = sa.select(series).where(series.c.study_uid == of_study).order_by(series.c.series_uid)
+            rows = connection.execute(in_study.with_for_update()).all()  # nothing is published meanwhile
+            for study_uid in {row.study_uid for row in rows}:
+                outbox.announce_read(connection, study_uid, tell, now)
         connection.execute(study.update().where(study.c.id == study_id).values(**values))
     if user:
         acknowledge(database, study_id, user=user, now=now)

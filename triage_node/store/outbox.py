@@ -15,8 +15,10 @@ from triage_node.domain import OUTBOX_TRANSITIONS, MessageKind, OutboxState, Out
 from triage_node.store.claims import close_delivered
 from triage_node.store.database import Database
 from triage_node.store.schema import OPEN_STATES, outbox, result, revision, series, study
-from triage_node.store.studies import replaces_what_was_told
+from triage_node.store.studies import newest_ended, replaces_what_was_told
 
+_URGENCY: Final = {MessageKind.ESCALATION: 0, MessageKind.READ: 3}
+"""That something was read raises no alarm: it goes behind what was not."""
 UNSENT: Final = (OutboxState.PENDING.value, OutboxState.SENDING.value)
 
 
@@ -113,8 +115,15 @@ def mark_dead(database: Database, parcel: Parcel, *, status: int | None, error: 
         _finish(connection, parcel, OutboxState.DEAD, status=status, error=error[:400])
 
 
-def announce(connection: sa.Connection, revision_id: int, destinations: Sequence[str], now: datetime) -> None:
-    """Tell destinations, before anything else, of an ESCALATION: an object of its own, with the file of the RESULT.
+def announce(
+    connection: sa.Connection,
+    revision_id: int,
+    destinations: Sequence[str],
+    now: datetime,
+    *,
+    kind: MessageKind = MessageKind.ESCALATION,
+) -> None:
+    """Tell destinations of an ESCALATION, before anything else, or of READ: an object with the file of the RESULT.
 
     Its UID follows from that of the RESULT. Nothing where the revision has none, or where it was announced before.
     """
@@ -122,15 +131,41 @@ def announce(connection: sa.Connection, revision_id: int, destinations: Sequence
     found = connection.execute(told).mappings().first()
     if found is None:
         return
-    kind = MessageKind.ESCALATION.value
-    row = {**found, "kind": kind, "sop_uid": f"2.25.{uuid5(NAMESPACE_OID, '|'.join((found['sop_uid'], kind))).int}"}
+    sop_uid = f"2.25.{uuid5(NAMESPACE_OID, '|'.join((found['sop_uid'], kind.value))).int}"
+    row = {**found, "kind": kind.value, "sop_uid": sop_uid}
     if connection.execute(sa.select(result.c.kind).where(result.c.sop_uid == row["sop_uid"])).first() is not None:
         return
     connection.execute(result.insert().values(**row))
-    values = {"sop_uid": row["sop_uid"], "revision_id": revision_id, "state": OutboxState.PENDING.value, "urgency": 0}
+    values = {"sop_uid": sop_uid, "revision_id": revision_id, "state": OutboxState.PENDING.value}
+    values["urgency"] = _URGENCY[kind]
     for destination in destinations:
         connection.execute(outbox.insert().values(destination=destination, attempts=0, not_before=now, **values))
     _reopen(connection, [revision_id])
+
+
+def announce_read(connection: sa.Connection, study_uid: str, destinations: Sequence[str], now: datetime) -> None:
+    """Tell those of the destinations that are told of results of a study that it was marked as read.
+
+    Once more each time: that may have been taken back meanwhile.
+    """
+    told = (
+        sa.select(outbox.c.revision_id, outbox.c.destination)
+        .join(result, result.c.sop_uid == outbox.c.sop_uid)
+        .where(outbox.c.revision_id.in_(newest_ended(study_uid, revision.c.id)))
+        .where(outbox.c.destination.in_(destinations), result.c.kind == MessageKind.RESULT.value)
+        .where(outbox.c.state != OutboxState.CANCELLED.value)
+        .order_by(outbox.c.revision_id)
+    )
+    heard: dict[int, list[str]] = {}
+    for each in connection.execute(told):
+        heard.setdefault(each.revision_id, []).append(each.destination)
+    for revision_id, names in heard.items():
+        announce(connection, revision_id, names, now, kind=MessageKind.READ)
+    of_kind = sa.select(result.c.sop_uid).where(result.c.kind == MessageKind.READ.value)
+    again = outbox.c.sop_uid.in_(of_kind.where(result.c.revision_id.in_(heard)))
+    values = {"state": OutboxState.PENDING.value, "attempts": 0, "not_before": now}
+    connection.execute(outbox.update().where(again, outbox.c.state == OutboxState.SENT.value).values(**values))
+    _reopen(connection, list(heard))
 
 
 def retry_dead(

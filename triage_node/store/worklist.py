@@ -151,6 +151,15 @@ def result(database: Database, study_id: int) -> dict[str, Any] | None:
         return found
 
 
+def read_at(database: Database, study_uid: str) -> datetime | None:
+    """When a study was marked as read; None while it is not."""
+    with database.reading() as connection:
+        found: datetime | None = connection.execute(
+            sa.select(study.c.read_at).where(study.c.study_uid == study_uid)
+        ).scalar()
+        return found
+
+
 def refresh(connection: sa.Connection, study_uid: str, patient: Patient | None) -> None:
     """After a revision of the study was published: what its row shows, and whose it is."""
     columns = (revision.c.id, revision.c.outcome, revision.c.reason, revision.c.priority)

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Form, HTTPException, Request, Response
 from fastapi.encoders import jsonable_encoder
 from fastapi.responses import JSONResponse, RedirectResponse
 
+from triage_node.config import UpsDestination
 from triage_node.domain import CLASSES, DISCLAIMER
 from triage_node.store import access, opinions
 from triage_node.store import worklist as store
@@ -75,7 +76,8 @@ def acknowledge(request: Request, row: Asked, who: Ours) -> Response:
 def mark_read(request: Request, row: Asked, who: Ours, unread: Annotated[bool, Form()] = False) -> Response:
     """It is read and leaves the list, or comes back."""
     site = site_of(request)
-    opinions.mark_read(site.database, row.id, user=None if unread else who.user, now=site.clock())
+    tell = [each.name for each in site.config.destinations if isinstance(each, UpsDestination)]
+    opinions.mark_read(site.database, row.id, user=None if unread else who.user, now=site.clock(), tell=tell)
     note(request, who, "unread" if unread else "read", row.id)
     return _back(row)
 
