@@ -2,7 +2,7 @@
 # Installs the real tools that the tests run against (Debian and Ubuntu). As a plain user it prints what to run as root.
 set -eu
 
-packages="dcmtk orthanc dicom3tools pixelmed-apps default-jre-headless chromium postgresql"
+packages="dcmtk orthanc orthanc-dicomweb dicom3tools pixelmed-apps default-jre-headless chromium postgresql"
 
 if ! command -v apt-get >/dev/null 2>&1; then
     echo "No apt-get here. Install by your system's own means: $packages" >&2

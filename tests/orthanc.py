@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.tools import free_port, require_tool
+from tests.tools import free_port, require_file, require_tool
+
+_DICOMWEB = "/usr/share/orthanc/plugins/libOrthancDicomWeb.so"
 
 
 class Orthanc:
@@ -20,6 +22,7 @@ class Orthanc:
 
     def __init__(self, dicom_port: int, http_port: int) -> None:
         self.dicom_port = dicom_port
+        self.http_port = http_port
         self._base = f"http://127.0.0.1:{http_port}"
 
     def get(self, path: str) -> Any:
@@ -62,7 +65,9 @@ class Orthanc:
 
 
 @contextmanager
-def running_orthanc(folder: Path, modalities: dict[str, list[Any]] | None = None) -> Iterator[Orthanc]:
+def running_orthanc(
+    folder: Path, modalities: dict[str, list[Any]] | None = None, *, dicomweb: bool = False
+) -> Iterator[Orthanc]:
     """An empty Orthanc, AE title ORTHANC. `modalities` are those that it knows: {name: [AE title, host, port]}."""
     folder.mkdir(parents=True, exist_ok=True)
     dicom_port, http_port = free_port(), free_port()
@@ -75,7 +80,7 @@ def running_orthanc(folder: Path, modalities: dict[str, list[Any]] | None = None
         "RemoteAccessAllowed": False,
         "DicomCheckCalledAet": True,
         "DicomModalities": modalities or {},
-        "Plugins": [],
+        "Plugins": [require_file(_DICOMWEB, "orthanc-dicomweb")] if dicomweb else [],
     }
     config = folder / "orthanc.json"
     config.write_text(json.dumps(settings))

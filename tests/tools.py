@@ -24,6 +24,13 @@ def require_tool(name: str) -> str:
     return path
 
 
+def require_file(path: str, package: str) -> str:
+    """A file that a system package brings. As `require_tool` where it is missing."""
+    if not Path(path).is_file():
+        _missing(f"{package} is not installed (run scripts/install-test-tools.sh as root)")
+    return path
+
+
 def real_head_ct() -> Path:
     """Folder of the real head CT (GE, 28 slices, 18.5 degree tilt). Skips, saying so, where it is not there."""
     checkout = Path(__file__).parents[1]

@@ -110,6 +110,19 @@ def _secret(value: str) -> str | None:
     return None if good else 'must say where the secret is, "env:NAME" or "file:PATH"; it never stands here itself'
 
 
+def _no_or_secret(value: str) -> str | None:
+    return _secret(value) if value else None
+
+
+def _service(value: str) -> str | None:
+    return _url(value) or ("must have no ? in it: paths are added to it" if "?" in value else None)
+
+
+def _login(value: str) -> str | None:
+    good = value.isascii() and (not value or value.isprintable()) and ":" not in value
+    return None if good else "must be printable ASCII characters without :"
+
+
 def _hd(value: str) -> str | None:
     # HL7 v2.5.1 2.A.33: the namespace of an HD has 20 characters
     good = len(value) <= 20 and value.isascii() and value.isprintable() and not set("|^~&\\") & set(value)
@@ -198,7 +211,7 @@ class Destination:
     """[[destination]] of kind "dicom": where result objects go by C-STORE."""
 
     name: str = setting(MISSING, "short name for logs and pages", check=_name)
-    kind: str = setting("dicom", "how it is reached: dicom (the default), hl7, webhook or ups, see below")
+    kind: str = setting("dicom", "how it is reached: dicom (the default), dicomweb, hl7, webhook or ups, see below")
     ae_title: str = setting(MISSING, "its AE title", check=_ae_title)
     host: str = setting(MISSING, "its address or host name")
     port: int = setting(MISSING, "its DICOM port", check=_port)
@@ -291,7 +304,30 @@ class UpsDestination:
         return f"{self.host}:{self.port}"
 
 
-AnyDestination = Destination | Hl7Destination | WebhookDestination | UpsDestination
+@dataclass(frozen=True, kw_only=True)
+class DicomwebDestination:
+    """[[destination]] of kind "dicomweb": where result objects go by STOW-RS (PS3.18 10.5)."""
+
+    name: str = setting(MISSING, "short name for logs and pages", check=_name)
+    kind: str = setting("dicomweb", "must be written")
+    url: str = setting(
+        MISSING, "its DICOMweb root, to which /studies is added: https, or http on this machine", check=_service
+    )
+    send: list[str] = setting(list(SENDABLE), "what it gets: " + ", ".join(SENDABLE), check=_each_of(*SENDABLE))
+    token: str = setting("", 'where a bearer token for it is: "env:NAME" or "file:PATH"', check=_no_or_secret)
+    user: str = setting("", "name for basic authentication, instead of a token", check=_login)
+    password: str = setting("", "where the password of `user` is, as `token`", check=_no_or_secret)
+    ca_file: str = setting("", "PEM file of the authorities that its certificate may be of; empty: those of the system")
+
+    @property
+    def address(self) -> str:
+        """For people: without the path, which may hold a tenant or a token."""
+        return urlsplit(self.url).netloc
+
+
+AnyDestination = Destination | Hl7Destination | WebhookDestination | UpsDestination | DicomwebDestination
+ObjectDestination = Destination | DicomwebDestination
+"""Those that DICOM objects are sent to."""
 MessageDestination = Hl7Destination | WebhookDestination | UpsDestination
 """Those that are told how a series ended; to the others result objects are sent."""
 
@@ -492,6 +528,7 @@ DESTINATIONS: Final[Mapping[str, type]] = {
     "hl7": Hl7Destination,
     "webhook": WebhookDestination,
     "ups": UpsDestination,
+    "dicomweb": DicomwebDestination,
 }
 """The table of a [[destination]] by its kind; the first is meant where none is written."""
 LISTS: Final[Mapping[str, Sequence[type]]] = {
@@ -527,6 +564,7 @@ def load(path: Path) -> Config:
         _refuse_doubles(kind, [each.name for each in lists[kind]], where)
     _refuse_open_pages(tables["web"], lists["user"], where)
     _refuse_half_tls(lists["destination"], where)
+    _refuse_two_logins(lists["destination"], where)
     _refuse_short_leases(tables["delivery"], lists["destination"], where)
     tables["node"] = _resolve_paths(tables["node"], path.resolve().parent)
     tables["web"] = _resolve_pem(tables["web"], path.resolve().parent)
@@ -680,9 +718,19 @@ def _refuse_half_tls(destinations: Sequence[AnyDestination], where: _Where) -> N
             raise ConfigError(f"{place}: ca_file, certificate and private_key need tls = true; add it or remove them")
 
 
+def _refuse_two_logins(destinations: Sequence[AnyDestination], where: _Where) -> None:
+    for index, each in enumerate(destinations):
+        if not isinstance(each, DicomwebDestination):
+            continue
+        if bool(each.user) != bool(each.password) or (each.token and each.user):
+            raise ConfigError(
+                f"{where.header('destination', index)}: write token, or user and password together, or none of them"
+            )
+
+
 def _refuse_short_leases(delivery: Delivery, destinations: Sequence[AnyDestination], where: _Where) -> None:
     """A message that still waits for its answer must not go again behind a newer one; an object may arrive twice."""
-    told = any(not isinstance(each, Destination) for each in destinations)
+    told = any(isinstance(each, MessageDestination) for each in destinations)
     if told and delivery.lease_s <= delivery.timeout_s:
         raise ConfigError(
             f"{where.line('delivery', 'lease_s')}: delivery.lease_s ({delivery.lease_s:g}) must be more than "
@@ -704,8 +752,8 @@ def _resolve_files(destination: Any, base: Path) -> Any:
     """Files that a destination names are beside the configuration."""
     named = [f.name for f in fields(destination) if f.name in ("ca_file", "certificate", "private_key")]
     values = {name: str(base / getattr(destination, name)) for name in named if getattr(destination, name)}
-    if isinstance(destination, WebhookDestination) and destination.secret.startswith("file:"):
-        values["secret"] = f"file:{base / destination.secret.removeprefix('file:')}"
+    secrets = {name: getattr(destination, name, "") for name in ("secret", "token", "password")}
+    values |= {name: f"file:{base / at[5:]}" for name, at in secrets.items() if at.startswith("file:")}
     return replace(destination, **values)
 
 

@@ -10,8 +10,9 @@ from datetime import datetime
 from functools import partial
 
 from triage_node import peers
-from triage_node.config import Config, Destination
+from triage_node.config import Config, Destination, DicomwebDestination
 from triage_node.deliver.channel import message_channel_of
+from triage_node.deliver.dicomweb import DicomwebChannel
 from triage_node.errors import ConfigError, TriageNodeError
 from triage_node.spool import Spool
 from triage_node.store import board, outbox
@@ -36,6 +37,10 @@ def check(config: Config, *, load_model: Callable[[], str], now: datetime) -> It
     yield _finding("listener", partial(_try_listener, config, now))
     yield _finding("outbox", partial(_try_outbox, config))
     for destination in config.destinations:
+        if isinstance(destination, DicomwebDestination):
+            web_probe = DicomwebChannel(destination, timeout_s=10.0).probe
+            yield _finding(f"destination {destination.name}", web_probe)
+            continue
         if not isinstance(destination, Destination):
             probe = message_channel_of(destination, config, clock=lambda: now).probe
             yield _finding(f"destination {destination.name}", probe)

@@ -92,19 +92,20 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
 
 HL7 = '[[destination]]\nname = "ris"\nkind = "hl7"\nhost = "h"\nport = 2575\n'
 HOOK = '[[destination]]\nname = "pager"\nkind = "webhook"\nurl = "https://pager/x"\nsecret = "env:PAGER"\n'
-
-
+WEB = '[[destination]]\nname = "web"\nkind = "dicomweb"\nurl = "https://pacs/dicom-web"\n'
 UPS = '[[destination]]\nname = "list"\nkind = "ups"\nae_title = "U"\nhost = "h"\nport = 105\n'
 
 
 def test_each_kind_of_destination_has_a_table_of_its_own(tmp_path: Path) -> None:
     pacs = '[[destination]]\nname = "pacs"\nae_title = "P"\nhost = "h"\nport = 104\n'
     text = pacs + HL7 + 'tls = true\nca_file = "ca.pem"\n' + HOOK.replace("env:PAGER", "file:secret.txt") + UPS
+    text += WEB + 'token = "file:token.txt"\n'
     kinds = load(tmp_path, text).destinations
     assert [type(each) for each in kinds] == list(config.DESTINATIONS.values())
     assert kinds[1].ca_file == str(tmp_path / "ca.pem")  # type: ignore[union-attr]
     assert kinds[2].secret == f"file:{tmp_path / 'secret.txt'}"  # type: ignore[union-attr]
-    assert [each.address for each in kinds] == ["h:104", "h:2575", "pager", "h:105"]
+    assert kinds[4].token == f"file:{tmp_path / 'token.txt'}"  # type: ignore[union-attr]
+    assert [each.address for each in kinds] == ["h:104", "h:2575", "pager", "h:105", "pacs"]
 
 
 @pytest.mark.parametrize(
@@ -128,6 +129,12 @@ def test_each_kind_of_destination_has_a_table_of_its_own(tmp_path: Path) -> None
         (HOOK.replace("pager/x", "pager/x y"), 4, 'must be "https://host/path"'),
         (HOOK.replace("env:PAGER", "a secret"), 5, "it never stands here itself"),
         (HOOK.replace('secret = "env:PAGER"\n', ""), 1, 'needs "secret"'),
+        (WEB.replace("https", "http"), 4, 'must be "https://host/path"'),
+        (WEB.replace("dicom-web", "dicom-web?x=1"), 4, "must have no ? in it"),
+        (WEB + 'token = "a secret"\n', 5, "it never stands here itself"),
+        (WEB + 'user = "me"\n', 1, "write token, or user and password together"),
+        (WEB + 'user = "me"\npassword = "env:P"\ntoken = "env:T"\n', 1, "write token, or user and password together"),
+        (WEB + 'send = ["STAT"]\n', 5, "STAT is not one of SEG"),
     ],
 )
 def test_an_error_of_a_destination_names_its_line(tmp_path: Path, text: str, line: int, said: str) -> None:

@@ -101,10 +101,20 @@ def test_the_admin_guide_shows_configurations_that_load(tmp_path: Path) -> None:
     assert make_url(config.load(path).database_url).get_dialect().driver == "psycopg"
 
 
-@pytest.mark.parametrize(("kind", "guide"), [("hl7", "channels"), ("webhook", "channels"), ("ups", "channels/ups")])
-def test_the_channels_guide_names_every_setting_of_a_kind_or_the_reference_does(kind: str, guide: str) -> None:
-    page = (ROOT / f"docs/{guide}.md").read_text()
-    shown = page.split(f"<!-- example: {kind} -->\n```toml\n")[1].split("```")[0]
+@pytest.mark.parametrize(
+    ("kind", "guide", "example"),
+    [
+        ("hl7", "channels.md", "hl7"),
+        ("webhook", "channels.md", "webhook"),
+        ("ups", "channels/ups.md", "ups"),
+        ("dicomweb", "channels/dicomweb.md", "out"),
+    ],
+)
+def test_the_channels_guide_names_every_setting_of_a_kind_or_the_reference_does(
+    kind: str, guide: str, example: str
+) -> None:
+    page = (ROOT / "docs" / guide).read_text()
+    shown = page.split(f"<!-- example: {example} -->\n```toml\n")[1].split("```")[0]
     known = {each.name for each in fields(config.DESTINATIONS[kind])}
     named = set(re.findall(r"^(\w+) = ", shown, flags=re.MULTILINE))
     assert named <= known

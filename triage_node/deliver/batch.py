@@ -28,4 +28,4 @@ def tell_each(
             except Exception as caught:  # noqa: BLE001 - boundary of one message: a fault of ours holds up no other
                 error = DeliveryError(f"it could not be told ({type(caught).__name__})", retryable=False)
         away = error if isinstance(error, Unreachable) else None
-        on_result(StoreResult(outgoing=outgoing, status=None, error=error))
+        on_result(StoreResult(outgoing=outgoing, status=error.status if error else None, error=error))

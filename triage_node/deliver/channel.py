@@ -10,11 +10,13 @@ from triage_node.config import (
     AnyDestination,
     Config,
     Destination,
+    DicomwebDestination,
     MessageDestination,
     UpsDestination,
     WebhookDestination,
 )
 from triage_node.deliver.dicom import DicomDestination
+from triage_node.deliver.dicomweb import DicomwebChannel
 from triage_node.deliver.hl7 import Hl7Channel
 from triage_node.deliver.ups import UpsChannel
 from triage_node.deliver.webhook import WebhookChannel
@@ -45,6 +47,8 @@ def channel_of(destination: AnyDestination, config: Config, *, clock: Callable[[
     """The channel by the kind of the destination."""
     if isinstance(destination, Destination):
         return DicomDestination(destination, calling_ae=config.node.ae_title, timeout_s=config.delivery.timeout_s)
+    if isinstance(destination, DicomwebDestination):
+        return DicomwebChannel(destination, timeout_s=config.delivery.timeout_s)
     return message_channel_of(destination, config, clock=clock)
 
 

@@ -8,33 +8,25 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import http.client
 import json
-import os
-import socket
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from datetime import datetime
-from pathlib import Path
-from typing import Any, Final
+from http.client import HTTPConnection
+from typing import Any
 from urllib.parse import urlsplit
 
+from triage_node import secret
 from triage_node.config import WebhookDestination
 from triage_node.deliver import statement as statements
 from triage_node.deliver.batch import tell_each
 from triage_node.deliver.statement import Statement, message_id
 from triage_node.domain import DISCLAIMER, MessageKind, Outcome
-from triage_node.errors import DeliveryError, Unreachable
+from triage_node.errors import DeliveryError
 from triage_node.log import ref
 from triage_node.peers import OutgoingObject, StoreResult
-from triage_node.peers.tcp import client_tls, reason
-
-PASSING: Final = frozenset({408, 425, 429})
-"""Client errors that another try may cure: timeout, too early, too many requests."""
-SHORTEST_SECRET: Final = 16
-"""Characters."""
+from triage_node.peers.http import PASSING, connected
 
 
 class WebhookChannel:
@@ -82,35 +74,8 @@ class WebhookChannel:
             connection.request("POST", target, body=data, headers=headers)
             _raise_for_status(connection.getresponse().status, self._settings.address)
 
-    @contextmanager
-    def _connected(self) -> Iterator[http.client.HTTPConnection]:
-        """An open connection that is cut off when the time is over, however slowly the peer goes on talking."""
-        address, timeout_s = self._settings.address, self._timeout_s
-        connection = self._connection()
-        cut: list[bool] = []
-        timer = threading.Timer(timeout_s, lambda: _cut_off(connection, cut))
-        timer.daemon = True
-        timer.start()
-        try:
-            _connect(connection, address)
-            if cut:  # while there was nothing to cut off yet
-                raise TimeoutError
-            yield connection
-        except (OSError, http.client.HTTPException) as error:
-            late = cut or isinstance(error, TimeoutError)
-            what = f"did not answer within {timeout_s:g} s" if late else f"gave no answer ({reason(error)})"
-            raise DeliveryError(f"{address} {what}", retryable=True) from error
-        finally:
-            timer.cancel()
-            connection.close()
-
-    def _connection(self) -> http.client.HTTPConnection:
-        parts = urlsplit(self._settings.url)
-        host = parts.hostname or ""
-        if parts.scheme == "http":
-            return http.client.HTTPConnection(host, parts.port, timeout=self._timeout_s)
-        tls = client_tls(self._settings.ca_file)
-        return http.client.HTTPSConnection(host, parts.port, timeout=self._timeout_s, context=tls)
+    def _connected(self) -> AbstractContextManager[HTTPConnection]:
+        return connected(self._settings.url, ca_file=self._settings.ca_file, timeout_s=self._timeout_s)
 
 
 # ---------------------------------------------------------------- what is told
@@ -149,25 +114,20 @@ def body(statement: Statement, *, identity: bool) -> dict[str, Any]:
     return content
 
 
-def signature(secret: bytes, timestamp: str, data: bytes) -> str:
+def signature(key: bytes, timestamp: str, data: bytes) -> str:
     """The value of X-Triage-Signature."""
-    return "sha256=" + hmac.new(secret, timestamp.encode() + b"." + data, hashlib.sha256).hexdigest()
+    return "sha256=" + hmac.new(key, timestamp.encode() + b"." + data, hashlib.sha256).hexdigest()
 
 
 # ---------------------------------------------------------------- steps
 
 
 def _secret(where: str) -> bytes:
-    """Looked up each time, so that a new one counts at once. Raises DeliveryError."""
-    kind, _, name = where.partition(":")
-    if kind == "env":
-        found, place = os.environ.get(name, "").encode(), f"the environment variable {name}"
-    else:
-        found, place = b"", f"the file {Path(name).name}"
-        with suppress(OSError):
-            found = Path(name).read_bytes().strip()
-    if len(found) < SHORTEST_SECRET:
-        raise DeliveryError(f"{place} must hold a secret of {SHORTEST_SECRET} characters or more", retryable=True)
+    """Raises DeliveryError."""
+    found = secret.look_up(where)
+    if len(found) < secret.SHORTEST:
+        what = f"{secret.place(where)} must hold a secret of {secret.SHORTEST} characters or more"
+        raise DeliveryError(what, retryable=True)
     return found
 
 
@@ -178,16 +138,3 @@ def _raise_for_status(status: int, address: str) -> None:
     final = 400 <= status < 500 and status not in PASSING
     hint = "; redirects are not followed, correct the url" if 300 <= status < 400 else ""
     raise DeliveryError(f"{address} answered HTTP {status}{hint}", retryable=not final)
-
-
-def _connect(connection: http.client.HTTPConnection, address: str) -> None:
-    try:
-        connection.connect()
-    except (OSError, UnicodeError) as error:  # UnicodeError: no host can have such a name
-        raise Unreachable(f"{address} cannot be reached ({reason(error)})") from error
-
-
-def _cut_off(connection: http.client.HTTPConnection, cut: list[bool]) -> None:
-    cut.append(True)
-    with suppress(OSError, AttributeError):  # it is not connected, or not any more
-        connection.sock.shutdown(socket.SHUT_RDWR)

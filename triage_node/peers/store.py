@@ -149,7 +149,7 @@ def _store_one(
 
 def _content(outgoing: OutgoingObject, accepted: set[Pair], peer: Peer, re_encode: bool) -> Path | Dataset:
     """What to give to send_c_store: the file as it is, or re-encoded. Raises DeliveryError where neither can be."""
-    _require_file(outgoing)
+    require_file(outgoing)
     if outgoing.pair in accepted:
         return outgoing.path
     sop_class, syntax = (UID(uid) for uid in outgoing.pair)
@@ -158,8 +158,8 @@ def _content(outgoing: OutgoingObject, accepted: set[Pair], peer: Peer, re_encod
     raise DeliveryError(f"{peer} does not accept {sop_class.name} ({sop_class}) as {syntax.name}", retryable=False)
 
 
-def _require_file(outgoing: OutgoingObject) -> None:
-    """Before anything is on the wire: the file is there and is the object that was announced."""
+def require_file(outgoing: OutgoingObject) -> None:
+    """Before anything is on the wire: the file is there and is the object that was announced. Raises DeliveryError."""
     name = ref(outgoing.sop_uid)
     try:
         meta = read_file_meta_info(outgoing.path)
@@ -206,7 +206,7 @@ STORE_FAILURES: Final = (
 _DUPLICATE_SOP_INSTANCE: Final = 0x0111  # it has the object: a retry of one whose first answer was lost
 
 
-def raise_for_status(status: int, peer: Peer) -> None:
+def raise_for_status(status: int, peer: object) -> None:
     """Raise DeliveryError unless a C-STORE status says that the peer has the object (success, warning, duplicate)."""
     if status in (0x0000, _DUPLICATE_SOP_INSTANCE) or 0xB000 <= status <= 0xBFFF:
         return

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from triage_node import log
 from triage_node.complete import STILL_GROWING
-from triage_node.config import Config, Destination
+from triage_node.config import Config, MessageDestination, ObjectDestination
 from triage_node.deliver.statement import Statement, encode
 from triage_node.domain import MessageKind, NotAnalyzedReason, ObjectKind, Order, Outcome, Patient, ResultObject
 from triage_node.errors import LeaseLost
@@ -201,7 +201,7 @@ def _told(
     A duplicate is never told of: what was analysed does not become one.
     """
     duplicate_of_another = analysis.reason == NotAnalyzedReason.DUPLICATE_RECONSTRUCTION
-    if duplicate_of_another or all(isinstance(each, Destination) for each in parts.config.destinations):
+    if duplicate_of_another or all(isinstance(each, ObjectDestination) for each in parts.config.destinations):
         return []
     uids, (patient, order) = _uids(parts, held), identity or (None, None)
     statement = Statement(
@@ -240,7 +240,7 @@ def _deliveries(config: Config, analysis: Analysis) -> list[tuple[str, str]]:
     return [
         (made.sop_uid, destination.name)
         for destination in config.destinations
-        if isinstance(destination, Destination)
+        if isinstance(destination, ObjectDestination)
         for made in analysis.objects
         if SENT_AS[made.kind] in destination.send
     ]
@@ -255,7 +255,7 @@ def _messages(
     return [
         (made.sop_uid, destination.name)
         for destination in config.destinations
-        if not isinstance(destination, Destination) and (news and ended in destination.send) == wanted
+        if isinstance(destination, MessageDestination) and (news and ended in destination.send) == wanted
         for made, _ in told
     ]
 
