@@ -7,7 +7,7 @@ import json
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
@@ -137,6 +137,8 @@ def _retry(parsed: argparse.Namespace) -> int:
 def _ledger(parsed: argparse.Namespace) -> int:
     from triage_node.store.receipts import receipts
 
+    if parsed.reconcile or parsed.day:
+        return _reconcile(parsed)
     since = datetime.now(UTC) - timedelta(days=parsed.days) if parsed.days else None
     counts: Counter[str] = Counter()
     with closing(_open(parsed.config)) as database:
@@ -146,6 +148,34 @@ def _ledger(parsed: argparse.Namespace) -> int:
     told = ", ".join(f"{outcome} {count}" for outcome, count in sorted(counts.items()))
     print(f"{counts.total()} object(s){': ' if told else ''}{told}", file=sys.stderr)
     return 0
+
+
+def _reconcile(parsed: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from triage_node.pipeline.reconciling import reconcile, source_of
+
+    if not parsed.reconcile or not parsed.day or parsed.days or parsed.study or parsed.sop:
+        raise UsageError("--reconcile SOURCE and --day YYYYMMDD go together, without --days, --study and --sop")
+    config = configuration.load(parsed.config)
+    peer, totals = source_of(config, parsed.reconcile), Counter[str]()
+    bar = tqdm(unit=" studies", file=sys.stderr, leave=False, disable=None)  # none where nobody looks
+
+    def on_study(number: int, studies: int) -> None:
+        bar.total = studies
+        bar.update(number - bar.n)
+
+    with closing(_open(parsed.config)) as database, bar:
+        asked = {"calling_ae": config.node.ae_title, "day": parsed.day, "on_study": on_study}
+        for series in reconcile(database, peer, **asked):
+            for receipt in series.lost:
+                tqdm.write(_receipt_line(receipt, as_json=parsed.json))
+            if series.missing:
+                refs = f"series {log.ref(series.series_uid)} of study {log.ref(series.study_uid)}"
+                tqdm.write(f"{refs}: {_counts_line(series.counts)}", file=sys.stderr)
+            totals.update(series.counts, series=1)
+    print(f"{peer.ae_title}, {parsed.day}: {totals['series']} CT series, {_counts_line(totals)}", file=sys.stderr)
+    return 1 if totals["missing"] else 0
 
 
 def _rebuild(parsed: argparse.Namespace) -> int:
@@ -379,6 +409,19 @@ def _or_null(value: float | None, digits: int) -> str:
     return "null" if value is None else f"{value:.{digits}f}"
 
 
+def _counts_line(counts: Mapping[str, int]) -> str:
+    names = ("at the source", "received", "missing", "of these refused")
+    return ", ".join(f"{counts[name]} {name}" for name in names)
+
+
+def _day(text: str) -> str:
+    """A day as DICOM writes it (PS3.5 6.2, VR DA)."""
+    try:
+        return datetime.strptime(text, "%Y%m%d").replace(tzinfo=UTC).strftime("%Y%m%d")
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'"{text}" is no day; write for example 20261121') from None
+
+
 def _receipt_line(receipt: Receipt, *, as_json: bool) -> str:
     values = {name: str(value) if isinstance(value, datetime) else value for name, value in vars(receipt).items()}
     return json.dumps(values) if as_json else "\t".join(value or "-" for value in values.values())
@@ -451,6 +494,8 @@ def parser() -> argparse.ArgumentParser:
     ledger.add_argument("--study", metavar="UID", help="only those of this Study Instance UID")
     ledger.add_argument("--sop", metavar="UID", help="only the object with this SOP Instance UID")
     ledger.add_argument("--json", action="store_true", help="one JSON line an object; default: tabs between the fields")
+    ledger.add_argument("--reconcile", metavar="SOURCE", help="instead: CT images that this source has and we do not")
+    ledger.add_argument("--day", type=_day, metavar="YYYYMMDD", help="--reconcile: of the studies of this day")
     with_config(command("rebuild", _rebuild, "enter spooled objects that the database does not know, all of them"))
 
     send = command("send", _send, "a storage SCU with progress, for trying things")

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 from pydicom.dataset import Dataset
-from pynetdicom import AE, evt
-from pynetdicom.transport import ThreadedAssociationServer
+from pynetdicom import evt
 
 from tests import ct
 from tests.arrivals import Clock, received
+from tests.finding import find_scp, match
 from tests.orthanc import running_orthanc
 from tests.tools import free_port
 from triage_node import config
@@ -34,7 +34,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:Exception in thread:pytest.Pytes
 
 WAIT_S = 20.0
 HEAD_MM = [5.0 * index for index in range(24)]
-FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 
 
 @contextmanager
@@ -66,25 +65,8 @@ def endless() -> Iterator[int]:
             ended.set()
 
 
-@contextmanager
-def find_scp(on_find: Callable[[evt.Event], Iterator[tuple[int, Dataset | None]]]) -> Iterator[int]:
-    """A Study Root C-FIND SCP; yields its port."""
-    ae = AE(ae_title="QR")
-    ae.add_supported_context(FIND)
-    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_FIND, on_find)])
-    assert isinstance(server, ThreadedAssociationServer)
-    try:
-        yield server.server_address[1]
-    finally:
-        ae.shutdown()
-
-
 def series(count: int | None) -> tuple[int, Dataset]:
-    found = Dataset()
-    found.QueryRetrieveLevel = "SERIES"
-    if count is not None:
-        found.NumberOfSeriesRelatedInstances = count
-    return 0xFF00, found
+    return match("SERIES", **({} if count is None else {"NumberOfSeriesRelatedInstances": count}))
 
 
 def ask(port: int, series_uid: str = "1.2.3") -> int | None:

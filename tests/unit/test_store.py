@@ -37,9 +37,10 @@ from triage_node.domain import (
     require_transition,
 )
 from triage_node.errors import ConfigError, LeaseLost, StateError
-from triage_node.store import board, claims, commitments, ledger, outbox, schema, worklist
+from triage_node.store import board, claims, commitments, ledger, not_taken, outbox, schema, worklist
 from triage_node.store.database import Database, open_database
 from triage_node.store.publication import Publication, Report, publish
+from triage_node.store.receipts import receipts
 from triage_node.store.schema import metadata, revision
 
 STUDY = "1.2.3"
@@ -123,6 +124,27 @@ def test_an_object_that_the_database_cannot_take_is_refused_alone(database: Data
     for thread in threads:
         thread.join(timeout=10)
     assert answers == dict.fromkeys(range(8), "entered") | {1: "refused"}
+
+
+def test_what_was_refused_is_in_the_ledger_until_it_is_taken(database: Database, clock: Clock) -> None:
+    taken = arrived(clock, 1).instance.sop_uid
+    for seconds, reason in ((0, "no resources"), (60, "No space left on device")):
+        clock.advance(seconds)
+        told = [refused(uid, clock, reason=reason) for uid in (taken, "1.2.9")]
+        not_taken.record(database, told)
+    arrive(database, clock, 1)
+    found = {one.sop_uid: (one.outcome, one.reason) for one in receipts(database)}
+    assert found == {taken: ("RECEIVING", None), "1.2.9": ("REFUSED", "0xA700 No space left on device")}
+    with database.reading() as connection:
+        assert set(connection.execute(sa.select(schema.not_taken.c.count)).scalars()) == {2}
+    assert [one.sop_uid for one in receipts(database, since=clock(), sop_uid="1.2.9")] == ["1.2.9"]
+    assert [one.outcome for one in receipts(database, study_uid=STUDY)] == ["RECEIVING"]
+
+
+def refused(sop_uid: str, clock: Clock, *, reason: str) -> not_taken.NotTaken:
+    return not_taken.NotTaken(
+        sop_uid=sop_uid, calling_ae="CT1", status=0xA700, reason=reason, count=1, first_at=clock(), last_at=clock()
+    )
 
 
 # ---------------------------------------------------------------- schema

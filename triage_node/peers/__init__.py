@@ -2,7 +2,7 @@
 
 from triage_node.peers.association import Peer, echo, require_accepted
 from triage_node.peers.commitment import STORAGE_COMMITMENT, request_commitment, status_of_report
-from triage_node.peers.find import STUDY_ROOT_FIND, count_instances
+from triage_node.peers.find import STUDY_ROOT_FIND, count_instances, querying
 from triage_node.peers.folder import SendReport, send_folder
 from triage_node.peers.store import OutgoingObject, StoreResult, raise_for_status, store
 
@@ -15,6 +15,7 @@ __all__ = [
     "StoreResult",
     "count_instances",
     "echo",
+    "querying",
     "raise_for_status",
     "request_commitment",
     "require_accepted",

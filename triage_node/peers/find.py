@@ -1,17 +1,47 @@
-"""Asking a peer how many images a series has: C-FIND, Study Root, SERIES level (PS3.4 C.6.2)."""
+"""Asking a peer what it has: C-FIND, Study Root (PS3.4 C.6.2)."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from pydicom.dataset import Dataset
+from pynetdicom.association import Association
 
 from triage_node.errors import DeliveryError
 from triage_node.peers.association import UNCOMPRESSED, Peer, associate, lost, release
 
 STUDY_ROOT_FIND: Final = "1.2.840.10008.5.1.4.1.2.2.1"
 _PENDING: Final = (0xFF00, 0xFF01)
+_OUT_OF_RESOURCES: Final = 0xA700  # PS3.4 C.4.1.1.4
+
+Find = Callable[..., Iterator[Dataset]]
+"""`find(level, **keys)`: the matches of one query. A key that is None is asked for, any other one must match."""
+
+
+@contextmanager
+def querying(peer: Peer, *, calling_ae: str, timeout_s: float, within_s: float | None = None) -> Iterator[Find]:
+    """Queries over one association, one after the other.
+
+    Each answer may take `timeout_s`, all of a query together `within_s`, by default as long. A query raises
+    DeliveryError where it cannot be asked or is refused, and then with the `status`.
+    """
+    association = associate(peer, calling_ae, [(STUDY_ROOT_FIND, syntax) for syntax in UNCOMPRESSED], timeout_s)
+    try:
+        if not association.is_established:
+            raise DeliveryError(f"{peer} does not accept C-FIND (Study Root)", retryable=False)
+        yield lambda level, **keys: _matches(
+            association, peer, _query(level, keys), timeout_s=timeout_s, within_s=within_s or timeout_s
+        )
+    finally:
+        release(association)
+
+
+def is_refused(error: DeliveryError) -> bool:
+    """Whether the peer cannot answer such a query at all (PS3.4 C.4.1.1.4), another one perhaps."""
+    return error.status is not None and error.status != _OUT_OF_RESOURCES
 
 
 def count_instances(peer: Peer, *, calling_ae: str, study_uid: str, series_uid: str, timeout_s: float) -> int | None:
@@ -20,44 +50,63 @@ def count_instances(peer: Peer, *, calling_ae: str, study_uid: str, series_uid: 
     None where it does not know the series or does not say: the attribute is optional (PS3.4 C.6.2.1.3). Raises
     DeliveryError where it cannot be asked.
     """
-    association = associate(peer, calling_ae, [(STUDY_ROOT_FIND, syntax) for syntax in UNCOMPRESSED], timeout_s)
+    with querying(peer, calling_ae=calling_ae, timeout_s=timeout_s) as find:
+        return count_of_series(find, study_uid=study_uid, series_uid=series_uid)
+
+
+def count_of_series(find: Find, *, study_uid: str, series_uid: str) -> int | None:
+    """The same over an association that is there."""
+    named = {"StudyInstanceUID": study_uid, "SeriesInstanceUID": series_uid}
+    found = find("SERIES", **named, NumberOfSeriesRelatedInstances=None)
+    # an answer for another series is one for the whole study
+    counts = [instances_of(each) for each in found if each.get("SeriesInstanceUID", series_uid) == series_uid]
+    return max((count for count in counts if count is not None), default=None)
+
+
+def instances_in(find: Find, *, study_uid: str, series_uid: str) -> Iterator[str]:
+    """SOP Instance UIDs of a series. The query may be refused: not every peer answers at IMAGE level."""
+    found = find("IMAGE", StudyInstanceUID=study_uid, SeriesInstanceUID=series_uid, SOPInstanceUID=None)
+    return (uid for each in found if (uid := uid_of(each, "SOPInstanceUID")))
+
+
+def uid_of(found: Dataset, keyword: str) -> str:
+    """A UID of a match; empty where there is none that could be one (PS3.5 9.1)."""
+    uid = str(found.get(keyword) or "")
+    return uid if len(uid) <= 64 and uid.isascii() and uid.isprintable() else ""
+
+
+def instances_of(found: Dataset) -> int | None:
+    """NumberOfSeriesRelatedInstances of a match; None where it does not say."""
     try:
-        if not association.is_established:
-            raise DeliveryError(f"{peer} does not accept C-FIND (Study Root)", retryable=False)
-        counts = []
-        deadline = time.monotonic() + timeout_s
-        for status, identifier in association.send_c_find(_query(study_uid, series_uid), STUDY_ROOT_FIND):
+        return int(found.NumberOfSeriesRelatedInstances)
+    except (AttributeError, TypeError, ValueError):
+        return None
+
+
+def _matches(
+    association: Association, peer: Peer, query: Dataset, *, timeout_s: float, within_s: float
+) -> Iterator[Dataset]:
+    deadline = time.monotonic() + within_s
+    try:
+        for status, identifier in association.send_c_find(query, STUDY_ROOT_FIND):
             if time.monotonic() > deadline:  # each answer has its time-out, all of them have none
                 association.abort()
-                raise lost(peer, timeout_s)
+                raise lost(peer, within_s)
             code = status.get("Status")
             if code is None:
                 association.kill()
                 raise lost(peer, timeout_s)
-            if code in _PENDING:
-                counts.append(_count(identifier, series_uid))
-            elif code != 0x0000:
+            if code in _PENDING and identifier is not None:
+                yield identifier
+            elif code not in (*_PENDING, 0x0000):
                 raise DeliveryError(f"{peer} answered 0x{code:04X} to C-FIND", retryable=True, status=code)
     except RuntimeError as error:  # the association ended while we looked
         raise lost(peer, timeout_s) from error
-    finally:
-        release(association)
-    return max((count for count in counts if count is not None), default=None)
 
 
-def _query(study_uid: str, series_uid: str) -> Dataset:
+def _query(level: str, keys: dict[str, str | None]) -> Dataset:
     query = Dataset()
-    query.QueryRetrieveLevel = "SERIES"
-    query.StudyInstanceUID = study_uid
-    query.SeriesInstanceUID = series_uid
-    query.NumberOfSeriesRelatedInstances = None
+    query.QueryRetrieveLevel = level
+    for keyword, value in keys.items():
+        setattr(query, keyword, value)
     return query
-
-
-def _count(identifier: Dataset | None, series_uid: str) -> int | None:
-    if identifier is None or identifier.get("SeriesInstanceUID", series_uid) != series_uid:
-        return None  # some answer for the whole study
-    try:
-        return int(identifier.NumberOfSeriesRelatedInstances)
-    except (AttributeError, TypeError, ValueError):
-        return None

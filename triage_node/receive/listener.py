@@ -47,6 +47,7 @@ class Listener:
         released: Callable[[str], None],
         reported: Callable[[CommitmentReport, Sequence[str]], bool] = lambda *_: False,
         refused: Callable[[Caller, Refusal], None] = lambda *_: None,
+        not_taken: Callable[[str, str, int, str], None] = lambda *_: None,
         may_receive: Callable[[], bool] = lambda: True,
     ) -> None:
         """The callbacks are called from the threads of the associations, several at a time.
@@ -56,14 +57,16 @@ class Listener:
         they must not be kept beyond the call. `released` is called once, with the id of the association, when an
         association that stored something has ended, however it ended. `reported` notes a storage commitment report
         that came from one of the named destinations, and says whether its transaction is known. `refused` is told who
-        was refused and why; it must not wait. While `may_receive()` is False (disk below its watermark, database
-        down) associations that would store are rejected as transient and objects answered 0xA700.
+        was refused and why, `not_taken` which object (SOP Instance UID, calling AE title, status, reason); neither may
+        wait. While `may_receive()` is False (disk below its watermark, database down) associations that would store
+        are rejected as transient and objects answered 0xA700.
         """
         self._config = config
         self._admit = admit
         self._released = released
         self._reported = reported
         self._refused = refused
+        self._not_taken = not_taken
         self._may_receive = may_receive
         self._server: HardenedServer | None = None
         self._thread: threading.Thread | None = None
@@ -199,7 +202,7 @@ class Listener:
         received = _received_object(event, visit)
         if not visit.rights.store:  # pynetdicom serves a class over the context of another one
             visit.refused += 1
-            return _refused(received, StoreStatus.NOT_AUTHORISED, "this caller may not store")
+            return self._refuse(received, StoreStatus.NOT_AUTHORISED, "this caller may not store")
         status = self._status_of(received)
         stored = status == StoreStatus.SUCCESS or status >> 12 == 0xB  # warnings are stored too
         visit.stored += stored
@@ -215,14 +218,26 @@ class Listener:
         """The status to answer; the process boundary of everything behind `admit`."""
         try:
             if not self._may_receive():
-                return _refused(received, StoreStatus.OUT_OF_RESOURCES, "no resources")
+                return self._refuse(received, StoreStatus.OUT_OF_RESOURCES, "no resources")
             return self._admit(received)
         except RejectedObject as error:
-            return _refused(received, error.status, str(error))
+            return self._refuse(received, error.status, str(error))
         except OSError as error:
-            return _refused(received, StoreStatus.OUT_OF_RESOURCES, error.strerror or type(error).__name__)
+            return self._refuse(received, StoreStatus.OUT_OF_RESOURCES, error.strerror or type(error).__name__)
         except Exception as error:  # noqa: BLE001 - a DIMSE status must be answered; messages may hold values
-            return _refused(received, StoreStatus.HANDLER_FAILED, type(error).__name__)
+            return self._refuse(received, StoreStatus.HANDLER_FAILED, type(error).__name__)
+
+    def _refuse(self, received: ReceivedObject, status: int, reason: str) -> int:
+        """`status`, after everybody was told who has to know."""
+        log_event(
+            "object refused",
+            ref=ref(received.sop_uid),
+            association=received.association,
+            status=f"0x{status:04X}",
+            reason=reason,
+        )
+        self._not_taken(received.sop_uid, received.calling_ae, status, reason)
+        return status
 
 
 @dataclass
@@ -286,17 +301,6 @@ def _received_object(event: evt.Event, visit: _Visit) -> ReceivedObject:
         source_address=visit.caller.address,
         association=visit.association,
     )
-
-
-def _refused(received: ReceivedObject, status: int, reason: str) -> int:
-    log_event(
-        "object refused",
-        ref=ref(received.sop_uid),
-        association=received.association,
-        status=f"0x{status:04X}",
-        reason=reason,
-    )
-    return status
 
 
 def file_header(sop_class_uid: str, sop_uid: str, transfer_syntax_uid: str, calling_ae: str) -> bytes:

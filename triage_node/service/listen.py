@@ -12,7 +12,7 @@ from triage_node.pipeline.parts import Parts
 from triage_node.receive import Listener
 from triage_node.schedule import Timer, Timers
 from triage_node.service.presence import present
-from triage_node.service.refusals import RefusalCounts
+from triage_node.service.refusals import ObjectRefusals, RefusalCounts
 
 REFUSALS_S: Final = 1.0
 
@@ -21,16 +21,22 @@ def run(parts: Parts, stop: threading.Event) -> None:
     """Receive until `stop` is set; first enter what a crash left without a row."""
     admission = Admission(spool=parts.spool, database=parts.database, clock=parts.clock, step=parts.step)
     admission.recover()
-    counts = RefusalCounts(parts.clock)
+    counts, not_taken = RefusalCounts(parts.clock), ObjectRefusals(parts.clock)
     listener = Listener(
         config=parts.config,
         admit=admission.admit,
         released=admission.released,
         reported=lambda report, destinations: note_report(parts, report, destinations),
         refused=counts.note,
+        not_taken=not_taken.note,
         may_receive=lambda: parts.spool.free_mb() >= parts.config.node.min_free_mb,
     )
-    timers = Timers([Timer(name="refusals", every_s=REFUSALS_S, job=lambda: counts.write(parts.database))])
+    timers = Timers(
+        [
+            Timer(name="refusals", every_s=REFUSALS_S, job=lambda: counts.write(parts.database)),
+            Timer(name="refused objects", every_s=REFUSALS_S, job=lambda: not_taken.write(parts.database)),
+        ]
+    )
     port = listener.start()
     timers.start()
     gc.freeze()  # what is loaded by now stays: collections of what images leave behind need not look at it

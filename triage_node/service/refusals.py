@@ -1,4 +1,4 @@
-"""Refused callers are counted in memory and written now and then: no association waits for the database."""
+"""Refused callers and objects are counted in memory and written now and then: none waits for the database."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from threading import Lock
 from typing import Final
 
 from triage_node.receive.callers import Caller, Refusal, printable
-from triage_node.store import refusals
+from triage_node.store import not_taken, refusals
 from triage_node.store.database import Database
+from triage_node.store.not_taken import NotTaken
 from triage_node.store.refusals import Refused
 
 DIFFERENT: Final = 500
 """So many are told apart between two writes; the others are counted together."""
+OBJECTS: Final = 10_000
+"""So many objects are kept between two writes; of what is refused beyond, only the log tells."""
 _OTHERS: Final = ("", "", "", "more different callers at a time than are told apart")
 
 
@@ -57,3 +60,36 @@ def _one_more(before: Refused | None, key: tuple[str, str, str, str], advice: st
         first_at=now,
         last_at=now,
     )
+
+
+class ObjectRefusals:
+    """Which objects were refused since the last write, and why. Safe to share between threads."""
+
+    def __init__(self, clock: Callable[[], datetime]) -> None:
+        self._clock = clock
+        self._told: dict[str, NotTaken] = {}
+        self._lock = Lock()
+
+    def note(self, sop_uid: str, calling_ae: str, status: int, reason: str) -> None:
+        """One more refusal."""
+        now, name = self._clock(), printable(sop_uid, 64)
+        with self._lock:
+            before = self._told.get(name)
+            if before is None and len(self._told) >= OBJECTS:
+                return
+            self._told[name] = NotTaken(
+                sop_uid=name,
+                calling_ae=printable(calling_ae),
+                status=status,
+                reason=printable(reason, 200),
+                count=before.count + 1 if before else 1,
+                first_at=before.first_at if before else now,
+                last_at=now,
+            )
+
+    def write(self, database: Database) -> None:
+        """Hand over what was noted. What the database does not take is lost here; the log has it."""
+        with self._lock:
+            told, self._told = self._told, {}
+        if told:
+            not_taken.record(database, told.values())

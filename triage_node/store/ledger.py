@@ -85,6 +85,14 @@ def unknown(database: Database, sop_uids: Sequence[str]) -> set[str]:
         return set(sop_uids) - {row.sop_uid for row in rows}
 
 
+def count_of_series(database: Database, series_uid: str) -> int:
+    """How many objects of a series were received."""
+    query = sa.select(sa.func.count()).where(instance.c.series_uid == series_uid)
+    with database.reading() as connection:
+        count: int = connection.execute(query).scalar_one()
+        return count
+
+
 def newest(database: Database) -> datetime | None:
     """When the newest object was received."""
     with database.reading() as connection:

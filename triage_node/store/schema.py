@@ -143,6 +143,7 @@ outbox = sa.Table(
     sa.Column("commitment", sa.String(64)),  # the transaction that asks for it now
     sa.Column("commitment_due", Moment),  # ask (again) from then on; null where SENT is the end
     sa.Column("commitment_asks", sa.Integer, nullable=False, default=0, server_default="0"),
+    sa.Column("proof", sa.String(16)),  # what the destination says of it: domain.Proof; null: nothing
     sa.UniqueConstraint("sop_uid", "destination"),
     sa.Index("outbox_due", "destination", "state", "not_before"),
     sa.Index("outbox_sent", "destination", "sent_at"),
@@ -180,6 +181,18 @@ quarantined = sa.Table(
     sa.Column("calling_ae", sa.String(16), nullable=False),
     sa.Column("received_at", Moment, nullable=False),
     sa.UniqueConstraint("sop_uid", "sha256"),
+)
+
+not_taken = sa.Table(
+    "not_taken",
+    metadata,
+    sa.Column("sop_uid", sa.String(64), primary_key=True),
+    sa.Column("calling_ae", sa.String(16), nullable=False),
+    sa.Column("status", sa.Integer, nullable=False),  # DIMSE status of the last answer
+    sa.Column("reason", sa.String(200), nullable=False),
+    sa.Column("count", sa.Integer, nullable=False),
+    sa.Column("first_at", Moment, nullable=False),
+    sa.Column("last_at", Moment, nullable=False, index=True),
 )
 
 role = sa.Table(

@@ -1,0 +1,29 @@
+"""Proof of delivery, and the objects that were refused.
+
+Revision ID: 0021
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0021"
+down_revision = "0007"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Add the table and the column; what was CONFIRMED before was so by storage commitment."""
+    op.create_table(
+        "not_taken",
+        sa.Column("sop_uid", sa.String(64), primary_key=True),
+        sa.Column("calling_ae", sa.String(16), nullable=False),
+        sa.Column("status", sa.Integer(), nullable=False),
+        sa.Column("reason", sa.String(200), nullable=False),
+        sa.Column("count", sa.Integer(), nullable=False),
+        sa.Column("first_at", sa.Double(), nullable=False),
+        sa.Column("last_at", sa.Double(), nullable=False, index=True),
+    )
+    op.add_column("outbox", sa.Column("proof", sa.String(16), nullable=True))
+    outbox = sa.table("outbox", sa.column("state"), sa.column("proof"))
+    op.execute(outbox.update().where(outbox.c.state == "CONFIRMED").values(proof="COMMITTED"))
