@@ -62,8 +62,9 @@ class Orthanc:
 
 
 @contextmanager
-def running_orthanc(folder: Path, modalities: dict[str, list[Any]] | None = None) -> Iterator[Orthanc]:
-    """An empty Orthanc, AE title ORTHANC. `modalities` are those that it knows: {name: [AE title, host, port]}."""
+def running_orthanc(folder: Path, modalities: dict[str, list[Any]] | None = None, **more: Any) -> Iterator[Orthanc]:
+    """An empty Orthanc, AE title ORTHANC. `modalities` are those that it knows: {name: [AE title, host, port]}; `more`
+    are settings of its own, by their names."""
     folder.mkdir(parents=True, exist_ok=True)
     dicom_port, http_port = free_port(), free_port()
     settings = {
@@ -76,7 +77,7 @@ def running_orthanc(folder: Path, modalities: dict[str, list[Any]] | None = None
         "DicomCheckCalledAet": True,
         "DicomModalities": modalities or {},
         "Plugins": [],
-    }
+    } | more
     config = folder / "orthanc.json"
     config.write_text(json.dumps(settings))
     with (folder / "orthanc.log").open("wb") as log:

@@ -1,8 +1,9 @@
-"""Asking a peer how many images a series has: C-FIND, Study Root, SERIES level (PS3.4 C.6.2)."""
+"""Asking a peer by C-FIND: how many images a series has (PS3.4 C.6.2), what the modality worklist says (PS3.4 K)."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Final
 
 from pydicom.dataset import Dataset
@@ -11,6 +12,8 @@ from triage_node.errors import DeliveryError
 from triage_node.peers.association import UNCOMPRESSED, Peer, associate, lost, release
 
 STUDY_ROOT_FIND: Final = "1.2.840.10008.5.1.4.1.2.2.1"
+MODALITY_WORKLIST_FIND: Final = "1.2.840.10008.5.1.4.31"
+_NAMES: Final = {STUDY_ROOT_FIND: "Study Root", MODALITY_WORKLIST_FIND: "Modality Worklist"}
 _PENDING: Final = (0xFF00, 0xFF01)
 
 
@@ -20,13 +23,25 @@ def count_instances(peer: Peer, *, calling_ae: str, study_uid: str, series_uid: 
     None where it does not know the series or does not say: the attribute is optional (PS3.4 C.6.2.1.3). Raises
     DeliveryError where it cannot be asked.
     """
-    association = associate(peer, calling_ae, [(STUDY_ROOT_FIND, syntax) for syntax in UNCOMPRESSED], timeout_s)
+    query = _series_query(study_uid, series_uid)
+    found = find_matches(peer, STUDY_ROOT_FIND, query, calling_ae=calling_ae, timeout_s=timeout_s)
+    counts = [_count(identifier, series_uid) for identifier in found]
+    return max((count for count in counts if count is not None), default=None)
+
+
+def find_matches(
+    peer: Peer, sop_class_uid: str, query: Dataset, *, calling_ae: str, timeout_s: float
+) -> Iterator[Dataset]:
+    """The identifiers that match, over one association; what is no data set is left out.
+
+    Raises DeliveryError where the peer cannot be asked, or does not come to an end within `timeout_s`.
+    """
+    association = associate(peer, calling_ae, [(sop_class_uid, syntax) for syntax in UNCOMPRESSED], timeout_s)
     try:
         if not association.is_established:
-            raise DeliveryError(f"{peer} does not accept C-FIND (Study Root)", retryable=False)
-        counts = []
+            raise DeliveryError(f"{peer} does not accept C-FIND ({_NAMES[sop_class_uid]})", retryable=False)
         deadline = time.monotonic() + timeout_s
-        for status, identifier in association.send_c_find(_query(study_uid, series_uid), STUDY_ROOT_FIND):
+        for status, identifier in association.send_c_find(query, sop_class_uid):
             if time.monotonic() > deadline:  # each answer has its time-out, all of them have none
                 association.abort()
                 raise lost(peer, timeout_s)
@@ -34,18 +49,17 @@ def count_instances(peer: Peer, *, calling_ae: str, study_uid: str, series_uid: 
             if code is None:
                 association.kill()
                 raise lost(peer, timeout_s)
-            if code in _PENDING:
-                counts.append(_count(identifier, series_uid))
-            elif code != 0x0000:
+            if code in _PENDING and identifier is not None:
+                yield identifier
+            elif code not in (*_PENDING, 0x0000):
                 raise DeliveryError(f"{peer} answered 0x{code:04X} to C-FIND", retryable=True, status=code)
     except RuntimeError as error:  # the association ended while we looked
         raise lost(peer, timeout_s) from error
     finally:
         release(association)
-    return max((count for count in counts if count is not None), default=None)
 
 
-def _query(study_uid: str, series_uid: str) -> Dataset:
+def _series_query(study_uid: str, series_uid: str) -> Dataset:
     query = Dataset()
     query.QueryRetrieveLevel = "SERIES"
     query.StudyInstanceUID = study_uid
@@ -54,8 +68,8 @@ def _query(study_uid: str, series_uid: str) -> Dataset:
     return query
 
 
-def _count(identifier: Dataset | None, series_uid: str) -> int | None:
-    if identifier is None or identifier.get("SeriesInstanceUID", series_uid) != series_uid:
+def _count(identifier: Dataset, series_uid: str) -> int | None:
+    if identifier.get("SeriesInstanceUID", series_uid) != series_uid:
         return None  # some answer for the whole study
     try:
         return int(identifier.NumberOfSeriesRelatedInstances)
