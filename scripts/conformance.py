@@ -43,6 +43,7 @@ SOP_CLASSES: Final[Mapping[ObjectKind, str]] = {
 PROPOSED: Final = {
     "destination": (association.VERIFICATION, commitment.STORAGE_COMMITMENT),
     "source": (find.STUDY_ROOT_FIND,),
+    "modality_worklist": (find.MODALITY_WORKLIST_FIND,),
 }
 
 
@@ -94,7 +95,13 @@ def _syntaxes() -> str:
 
 def _proposed() -> str:
     rows: list[tuple[Any, ...]] = [
-        (_name(uid), uid, _short(association.UNCOMPRESSED), "SCU", f"[[{table}]]")
+        (
+            _name(uid),
+            uid,
+            _short(association.UNCOMPRESSED),
+            "SCU",
+            f"[{table}]" if table in config.TABLES else f"[[{table}]]",
+        )
         for table, uids in PROPOSED.items()
         for uid in uids
     ]

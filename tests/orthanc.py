@@ -66,9 +66,10 @@ class Orthanc:
 
 @contextmanager
 def running_orthanc(
-    folder: Path, modalities: dict[str, list[Any]] | None = None, *, dicomweb: bool = False
+    folder: Path, modalities: dict[str, list[Any]] | None = None, *, dicomweb: bool = False, **more: Any
 ) -> Iterator[Orthanc]:
-    """An empty Orthanc, AE title ORTHANC. `modalities` are those that it knows: {name: [AE title, host, port]}."""
+    """An empty Orthanc, AE title ORTHANC. `modalities` are those that it knows: {name: [AE title, host, port]}; `more`
+    are settings of its own, by their names."""
     folder.mkdir(parents=True, exist_ok=True)
     dicom_port, http_port = free_port(), free_port()
     settings = {
@@ -81,7 +82,7 @@ def running_orthanc(
         "DicomCheckCalledAet": True,
         "DicomModalities": modalities or {},
         "Plugins": [require_file(_DICOMWEB, "orthanc-dicomweb")] if dicomweb else [],
-    }
+    } | more
     config = folder / "orthanc.json"
     config.write_text(json.dumps(settings))
     with (folder / "orthanc.log").open("wb") as log:

@@ -38,6 +38,10 @@ def _ae_title(value: str) -> str | None:
     return "must be an AE title: 1 to 16 printable ASCII characters, no backslash"
 
 
+def _ae_title_or_none(value: str) -> str | None:
+    return _ae_title(value) if value else None
+
+
 def _hosts(value: list[str]) -> str | None:
     for host in value:
         try:
@@ -393,6 +397,16 @@ class Delivery:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModalityWorklist:
+    """[modality_worklist]: the RIS or broker that is asked by C-FIND for the order of each study. No result waits."""
+
+    ae_title: str = setting("", "its AE title", check=_ae_title_or_none)
+    host: str = setting("", "its address or host name; empty: nobody is asked")
+    port: int = setting(104, "its DICOM port", check=_port)
+    timeout_s: float = setting(5.0, "s it may take to answer", check=_at_least(0.1))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Retention:
     """[retention]: what is removed from the disk, and when. Never what is in flight; the ledger stays."""
 
@@ -490,6 +504,7 @@ class Config:
     model: Model = field(default_factory=Model)
     work: Work = field(default_factory=Work)
     delivery: Delivery = field(default_factory=Delivery)
+    modality_worklist: ModalityWorklist = field(default_factory=ModalityWorklist)
     retention: Retention = field(default_factory=Retention)
     web: Web = field(default_factory=Web)
     sources: tuple[Source, ...] = ()
@@ -520,6 +535,7 @@ TABLES: Final[Mapping[str, type]] = {
     "model": Model,
     "work": Work,
     "delivery": Delivery,
+    "modality_worklist": ModalityWorklist,
     "retention": Retention,
     "web": Web,
 }
@@ -566,6 +582,7 @@ def load(path: Path) -> Config:
     _refuse_half_tls(lists["destination"], where)
     _refuse_two_logins(lists["destination"], where)
     _refuse_short_leases(tables["delivery"], lists["destination"], where)
+    _refuse_half_peer(tables["modality_worklist"], where)
     tables["node"] = _resolve_paths(tables["node"], path.resolve().parent)
     tables["web"] = _resolve_pem(tables["web"], path.resolve().parent)
     return Config(
@@ -735,6 +752,13 @@ def _refuse_short_leases(delivery: Delivery, destinations: Sequence[AnyDestinati
         raise ConfigError(
             f"{where.line('delivery', 'lease_s')}: delivery.lease_s ({delivery.lease_s:g}) must be more than "
             f"delivery.timeout_s ({delivery.timeout_s:g}); twice as much is good"
+        )
+
+
+def _refuse_half_peer(worklist: ModalityWorklist, where: _Where) -> None:
+    if bool(worklist.host) != bool(worklist.ae_title):
+        raise ConfigError(
+            f"{where.header('modality_worklist', 0)}: host and ae_title go together; write both or neither"
         )
 
 

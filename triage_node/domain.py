@@ -415,7 +415,10 @@ class Patient:
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What its images say of the order and the study, for systems that match results by it. As careful as Patient."""
+    """What its images say of the order and the study, and the modality worklist where they are silent.
+
+    For systems that match results by it. As careful as Patient.
+    """
 
     issuer_of_patient_id: str | None = field(default=None, repr=False)
     """IssuerOfPatientID: who gave the patient_id."""
@@ -425,6 +428,47 @@ class Order:
     """As in DICOM, FAMILY^GIVEN."""
     placer_order_number: str | None = field(default=None, repr=False)
     """PlacerOrderNumberImagingServiceRequest."""
+    patient_location: str | None = field(default=None, repr=False)
+    """This and what follows: by the modality worklist only, see RequestedProcedure."""
+    patient_class: str | None = field(default=None, repr=False)
+    requested_procedure: str | None = field(default=None, repr=False)
+    requested_priority: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestedProcedure:
+    """What the modality worklist says of the order behind a study (PS3.4 K.6). As careful as Patient."""
+
+    study_uid: str | None = field(default=None, repr=False)
+    patient_id: str | None = field(default=None, repr=False)
+    issuer_of_patient_id: str | None = field(default=None, repr=False)
+    accession_number: str | None = field(default=None, repr=False)
+    referring_physician: str | None = field(default=None, repr=False)
+    placer_order_number: str | None = field(default=None, repr=False)
+    patient_location: str | None = field(default=None, repr=False)
+    """CurrentPatientLocation."""
+    patient_class: str | None = field(default=None, repr=False)
+    """RouteOfAdmissions: DICOM has no element for the patient class of HL7, and brokers put it there."""
+    requested_procedure: str | None = field(default=None, repr=False)
+    """RequestedProcedureDescription."""
+    requested_priority: str | None = field(default=None, repr=False)
+    """RequestedProcedurePriority: STAT, HIGH, ROUTINE, MEDIUM or LOW (PS3.3 C.4.11), or what the site writes there."""
+
+    def is_of(self, study_uid: str, patient: Patient, issuer_of_patient_id: str | None) -> bool:
+        """Whether it is the order of this study, beyond doubt.
+
+        The accession number must be the same; where one of the two has none, patient id and study. A patient id or
+        issuer that is another refutes it whatever else agrees.
+        """
+        if _differ(self.patient_id, patient.patient_id) or _differ(self.issuer_of_patient_id, issuer_of_patient_id):
+            return False
+        if self.accession_number and patient.accession_number:
+            return self.accession_number == patient.accession_number
+        return self.study_uid == study_uid and bool(patient.patient_id) and self.patient_id == patient.patient_id
+
+
+def _differ(one: str | None, other: str | None) -> bool:
+    return bool(one) and bool(other) and one != other
 
 
 Reference = tuple[str, str, str]

@@ -56,6 +56,11 @@ def check(config: Config, *, load_model: Callable[[], str], now: datetime) -> It
             peer = peers.Peer(ae_title=ae_title, host=host, port=port)
             service = partial(_try_service, peer, peers.STUDY_ROOT_FIND, config.node.ae_title)
             yield _finding(f"find of {source.ae_title}", service)
+    worklist = config.modality_worklist
+    if worklist.host:
+        peer = peers.Peer(ae_title=worklist.ae_title, host=worklist.host, port=worklist.port)
+        service = partial(_try_service, peer, peers.MODALITY_WORKLIST_FIND, config.node.ae_title)
+        yield _finding("modality worklist", service)
 
 
 def _finding(what: str, attempt: Callable[[], str]) -> Finding:

@@ -69,6 +69,7 @@ def test_every_shipped_example_loads(name: str) -> None:
             6,
             "must be true or false",
         ),
+        ('[modality_worklist]\nhost = "10.0.0.1"\n', 1, "host and ae_title go together"),
         ("[series]\nquiet = 3\n", 2, '[series] knows no "quiet"'),
         ('[[rule]]\npriority = "URGENT"\n', 2, "must be one of STAT, HIGH, ROUTINE"),
         ('[node\nae_title = "A"\n', None, "line 1"),

@@ -101,6 +101,13 @@ def test_the_admin_guide_shows_configurations_that_load(tmp_path: Path) -> None:
     assert make_url(config.load(path).database_url).get_dialect().driver == "psycopg"
 
 
+def test_the_page_of_the_modality_worklist_shows_a_configuration_that_loads(tmp_path: Path) -> None:
+    page = (ROOT / "docs/channels/modality-worklist.md").read_text()
+    path = tmp_path / "triage-node.toml"
+    path.write_text(page.split("<!-- example: modality-worklist -->\n```toml\n")[1].split("```")[0])
+    assert config.load(path).modality_worklist == config.ModalityWorklist(ae_title="RIS_MWL", host="10.20.0.9")
+
+
 @pytest.mark.parametrize(
     ("kind", "guide", "example"),
     [

@@ -90,6 +90,36 @@ def test_the_whole_message_is_what_it_was() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("location", "told"),
+    [
+        (None, ""),
+        ("ED", "ED"),
+        ("ED^Bay 3^B^HOSP", "ED^Bay 3^B^HOSP"),
+        ("ED^Bay 3^B^HOSP^X", "^^^^^^^^ED\\S\\Bay 3\\S\\B\\S\\HOSP\\S\\X"),
+        ("Emergency department, bay 3", "^^^^^^^^Emergency department, bay 3"),
+        ("W" * 64, "^^^^^^^^" + "W" * 60),
+        ("a|b&c", "a\\F\\b\\T\\c"),
+        ("&" * 64, "^^^^^^^^" + "\\T\\" * 20),
+    ],
+)
+def test_where_the_patient_is_stands_in_pv1_3(location: str | None, told: str) -> None:
+    message = message_of(stated(order=Order(patient_location=location)))
+    valid(message)
+    assert message.split("\r")[2] == f"PV1|1|U|{told}".rstrip("|")
+
+
+@pytest.mark.parametrize(("patient_class", "told"), [("E", "E"), ("I", "I"), ("Emergency", "U"), ("|", "U"), ("", "U")])
+def test_a_patient_class_is_told_where_it_is_one(patient_class: str, told: str) -> None:
+    assert str(valid(message_of(stated(order=Order(patient_class=patient_class)))).segment("PV1")[2]) == told
+
+
+def test_what_was_ordered_stands_in_obr_44() -> None:
+    message = valid(message_of(stated(order=Order(requested_procedure="CT head & neck", requested_priority="LOW"))))
+    assert str(message.segment("OBR")[44]) == "^CT head \\T\\ neck"
+    assert str(message.segment("TQ1")[9]) == "S^STAT^HL70485"
+
+
 def test_codes_are_those_of_the_objects_and_of_the_standard() -> None:
     ours = {(row.value.value, row.value.scheme): row.value.meaning for row in Concept}
     theirs = {
@@ -119,7 +149,14 @@ HOSTILE = [
 def test_no_text_breaks_out_of_its_field(text: str, character_set: str) -> None:
     number = text[:64]  # as much as is kept of an element
     patient = Patient(patient_name=text, patient_id=number, birth_date=text, sex=text, accession_number=number)
-    order = Order(issuer_of_patient_id=number, referring_physician=text, placer_order_number=number)
+    order = Order(
+        issuer_of_patient_id=number,
+        referring_physician=text,
+        placer_order_number=number,
+        patient_location=number,
+        patient_class=number,
+        requested_procedure=number,
+    )
     statement = stated(patient=patient, order=order, detail=text, warnings=[text])
     message = valid(message_of(statement, character_set=character_set))
     assert [str(segment[0]) for segment in message] == ["MSH", "PID", "PV1", "ORC", "OBR", "TQ1", *["OBX"] * 5]

@@ -14,9 +14,9 @@ from fastapi.testclient import TestClient
 from tests.arrivals import Clock
 from tests.studies import arrive, end, failed, found, not_analyzed
 from triage_node import config as configuration
-from triage_node.domain import COLORS, Patient, Priority
+from triage_node.domain import COLORS, Patient, Priority, RequestedProcedure
 from triage_node.spool import Spool
-from triage_node.store import access, opinions, worklist
+from triage_node.store import access, opinions, requested, worklist
 from triage_node.store.database import open_database
 from triage_node.web import Site, create_app
 from triage_node.web.access import Throttle, hash_password
@@ -265,6 +265,41 @@ def test_names_are_shown_as_people_write_them(site: Site, clock: Clock, come_in:
     end(site.database, clock, arrive(site.database, clock, "1"), found(Priority.STAT), patient=patient)
     (told,) = come_in().get("/worklist.json").json()["studies"]
     assert (told["patient"], told["patient_facts"]) == (shown, "7 · born 1950-01-17 · F")
+
+
+def test_the_list_says_what_was_ordered_and_where_the_patient_is(site: Site, clock: Clock, come_in: Open) -> None:
+    for study in ("1.2.1", "1.2.2"):
+        arrive(site.database, clock, study)
+    order = RequestedProcedure(
+        study_uid="1.2.1",
+        patient_id="7",
+        accession_number="ACC",
+        requested_priority="STAT",
+        patient_location=HOSTILE[:64],
+        referring_physician="Who^Doctor",
+    )
+    for answer, problem in ((order, None), (None, "no such order")):
+        due = requested.next_due(site.database, now=clock(), since=clock())
+        assert due is not None
+        requested.note(site.database, due, now=clock(), answer=answer, problem=problem)
+    first, second = come_in().get("/worklist.json").json()["studies"]
+    assert first["order"] == {
+        "priority": "STAT",
+        "location": HOSTILE[:64],
+        "referring_physician": "Who, Doctor",
+        "accession_number": "ACC",
+    }
+    assert (first["accession_number"], first["flag"]) == ("ACC", "OPEN")
+    assert (second["order"], second["no_order"]) == ({}, "No such order")
+    listed, alone, without = (come_in().get(path).text for path in ("/", "/study/1", "/study/2"))
+    assert "ordered <bdi>STAT</bdi>" in listed
+    assert "&lt;script&gt;alert" in listed
+    assert "referring physician: <bdi>Who, Doctor</bdi>" in alone
+    assert "<script>alert" not in listed + alone
+    assert "No such order" in without
+    end(site.database, clock, "1.2.1.1", found(Priority.STAT), patient=Patient(patient_id="8", accession_number="ACC"))
+    shown = [each for each in come_in().get("/worklist.json").json()["studies"] if each["id"] == 1]
+    assert shown[0]["order"] == {}
 
 
 def test_a_hostile_name_is_only_text_and_stands_in_no_url(site: Site, clock: Clock, come_in: Open) -> None:

@@ -48,6 +48,10 @@ _LONGEST_NAME: Final = 60
 """Of a family or given name, escaped; XPN takes 250 characters in all."""
 _LONGEST_NAMESPACE: Final = 20
 _LONGEST_LINE: Final = 199
+_LONGEST_LOCATION: Final = 60
+"""Of a description, escaped; PL takes 80 characters in all."""
+_PATIENT_CLASSES: Final = frozenset("EIOPRBCNU")
+"""PV1-2, table 0004; U where nobody said one."""
 _PATIENT_INTERNAL: Final = "PI"
 _SEXES: Final = {"M": "M", "F": "F", "O": "O"}
 
@@ -72,7 +76,7 @@ def oru(
         [
             _header(statement, settings),
             _segment("PID", _pid(patient, order, settings)),
-            _segment("PV1", {1: "1", 2: "U", 8: referring}),
+            _segment("PV1", {1: "1", 2: _patient_class(order), 3: _location(order), 8: referring}),
             _segment("ORC", {1: "SC", 2: escape(placer), 3: filler, 5: "IP", 9: created_at, 12: referring}),
             _segment(
                 "OBR",
@@ -88,6 +92,7 @@ def oru(
                     24: "CT",
                     25: status,
                     27: f"^^^^^{code}" if settings.legacy_priority else "",
+                    44: f"^{escape(order.requested_procedure)}" if order.requested_procedure else "",
                 },
             ),
             _segment("TQ1", {1: "1", 9: f"{code}^{word}^HL70485"}),
@@ -136,6 +141,18 @@ def _pid(patient: Patient, order: Order, settings: Hl7Destination) -> Fields:
         7: birth_date if len(birth_date) == 8 and birth_date.isascii() and birth_date.isdigit() else "",
         8: _SEXES.get(patient.sex, "U") if patient.sex else "",
     }
+
+
+def _patient_class(order: Order) -> str:
+    return order.patient_class if order.patient_class in _PATIENT_CLASSES else "U"
+
+
+def _location(order: Order) -> str:
+    """As a PL: point of care, room, bed, facility where it is so short, as what a broker copied from HL7; else text."""
+    parts = [escape(part.strip()) for part in (order.patient_location or "").split("^")]
+    if len(parts) <= 4 and max(map(len, parts)) <= _LONGEST_NAMESPACE:
+        return "^".join(parts)
+    return "^" * 8 + _cut(order.patient_location or "", _LONGEST_LOCATION)
 
 
 def _observations(statement: Statement) -> Iterator[Fields]:

@@ -2,11 +2,12 @@
 
 from triage_node.peers.association import Peer, echo, require_accepted
 from triage_node.peers.commitment import STORAGE_COMMITMENT, request_commitment, status_of_report
-from triage_node.peers.find import STUDY_ROOT_FIND, count_instances, querying
+from triage_node.peers.find import MODALITY_WORKLIST_FIND, STUDY_ROOT_FIND, count_instances, find_matches, querying
 from triage_node.peers.folder import SendReport, send_folder
 from triage_node.peers.store import OutgoingObject, StoreResult, raise_for_status, store
 
 __all__ = [
+    "MODALITY_WORKLIST_FIND",
     "STORAGE_COMMITMENT",
     "STUDY_ROOT_FIND",
     "OutgoingObject",
@@ -15,6 +16,7 @@ __all__ = [
     "StoreResult",
     "count_instances",
     "echo",
+    "find_matches",
     "querying",
     "raise_for_status",
     "request_commitment",

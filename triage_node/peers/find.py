@@ -1,10 +1,11 @@
-"""Asking a peer what it has: C-FIND, Study Root (PS3.4 C.6.2)."""
+"""Asking a peer by C-FIND: what it has (Study Root, PS3.4 C.6.2), what the modality worklist says (PS3.4 K)."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
 from pydicom.dataset import Dataset
@@ -14,6 +15,8 @@ from triage_node.errors import DeliveryError
 from triage_node.peers.association import UNCOMPRESSED, Peer, associate, lost, release
 
 STUDY_ROOT_FIND: Final = "1.2.840.10008.5.1.4.1.2.2.1"
+MODALITY_WORKLIST_FIND: Final = "1.2.840.10008.5.1.4.31"
+_NAMES: Final = {STUDY_ROOT_FIND: "Study Root", MODALITY_WORKLIST_FIND: "Modality Worklist"}
 _PENDING: Final = (0xFF00, 0xFF01)
 _OUT_OF_RESOURCES: Final = 0xA700  # PS3.4 C.4.1.1.4
 
@@ -28,15 +31,19 @@ def querying(peer: Peer, *, calling_ae: str, timeout_s: float, within_s: float |
     Each answer may take `timeout_s`, all of a query together `within_s`, by default as long. A query raises
     DeliveryError where it cannot be asked or is refused, and then with the `status`.
     """
-    association = associate(peer, calling_ae, [(STUDY_ROOT_FIND, syntax) for syntax in UNCOMPRESSED], timeout_s)
-    try:
-        if not association.is_established:
-            raise DeliveryError(f"{peer} does not accept C-FIND (Study Root)", retryable=False)
-        yield lambda level, **keys: _matches(
-            association, peer, _query(level, keys), timeout_s=timeout_s, within_s=within_s or timeout_s
-        )
-    finally:
-        release(association)
+    with _associated(peer, STUDY_ROOT_FIND, calling_ae=calling_ae, timeout_s=timeout_s) as ask:
+        yield lambda level, **keys: ask(_query(level, keys), within_s=within_s or timeout_s)
+
+
+def find_matches(
+    peer: Peer, sop_class_uid: str, query: Dataset, *, calling_ae: str, timeout_s: float
+) -> Iterator[Dataset]:
+    """The identifiers that match one query, over an association of its own; what is no data set is left out.
+
+    Raises DeliveryError where the peer cannot be asked, or does not come to an end within `timeout_s`.
+    """
+    with _associated(peer, sop_class_uid, calling_ae=calling_ae, timeout_s=timeout_s) as ask:
+        yield from ask(query, within_s=timeout_s)
 
 
 def is_refused(error: DeliveryError) -> bool:
@@ -83,12 +90,25 @@ def instances_of(found: Dataset) -> int | None:
         return None
 
 
+@contextmanager
+def _associated(
+    peer: Peer, sop_class_uid: str, *, calling_ae: str, timeout_s: float
+) -> Iterator[Callable[..., Iterator[Dataset]]]:
+    association = associate(peer, calling_ae, [(sop_class_uid, syntax) for syntax in UNCOMPRESSED], timeout_s)
+    try:
+        if not association.is_established:
+            raise DeliveryError(f"{peer} does not accept C-FIND ({_NAMES[sop_class_uid]})", retryable=False)
+        yield partial(_matches, association, peer, sop_class_uid, timeout_s=timeout_s)
+    finally:
+        release(association)
+
+
 def _matches(
-    association: Association, peer: Peer, query: Dataset, *, timeout_s: float, within_s: float
+    association: Association, peer: Peer, sop_class_uid: str, query: Dataset, *, timeout_s: float, within_s: float
 ) -> Iterator[Dataset]:
     deadline = time.monotonic() + within_s
     try:
-        for status, identifier in association.send_c_find(query, STUDY_ROOT_FIND):
+        for status, identifier in association.send_c_find(query, sop_class_uid):
             if time.monotonic() > deadline:  # each answer has its time-out, all of them have none
                 association.abort()
                 raise lost(peer, within_s)

@@ -25,6 +25,7 @@ from triage_node.pipeline.analysis import (
     object_json,
     producer,
 )
+from triage_node.pipeline.asking import with_order
 from triage_node.pipeline.heartbeat import heartbeat, safe
 from triage_node.pipeline.identity import read_identity
 from triage_node.pipeline.parts import Parts
@@ -203,7 +204,8 @@ def _told(
     duplicate_of_another = analysis.reason == NotAnalyzedReason.DUPLICATE_RECONSTRUCTION
     if duplicate_of_another or all(isinstance(each, ObjectDestination) for each in parts.config.destinations):
         return []
-    uids, (patient, order) = _uids(parts, held), identity or (None, None)
+    uids = _uids(parts, held)
+    patient, order = with_order(parts.database, held.study_uid, *identity) if identity else (None, None)
     statement = Statement(
         uid=uids.sop(MessageKind.RESULT),
         study_uid=held.study_uid,

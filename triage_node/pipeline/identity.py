@@ -41,7 +41,7 @@ def read_identity(path: Path) -> tuple[Patient, Order] | None:
     keywords = [keyword for keyword, _ in (*_PATIENT.values(), *_ORDER.values())]
     try:
         header = dcmread(path, stop_before_pixels=True, specific_tags=["SpecificCharacterSet", *keywords, *_WHEN])
-        return Patient(**_texts(header, _PATIENT)), _order(header)
+        return Patient(**texts(header, _PATIENT)), _order(header)
     except READ_ERRORS:
         return None
 
@@ -49,12 +49,13 @@ def read_identity(path: Path) -> tuple[Patient, Order] | None:
 def _order(header: Dataset) -> Order:
     """Empty where it cannot be read: that must not cost whose result it is."""
     try:
-        return Order(**_texts(header, _ORDER), study_at=_study_at(header))
+        return Order(**texts(header, _ORDER), study_at=_study_at(header))
     except READ_ERRORS:
         return Order()
 
 
-def _texts(header: Dataset, wanted: Mapping[str, tuple[str, int]]) -> dict[str, str | None]:
+def texts(header: Dataset, wanted: Mapping[str, tuple[str, int]]) -> dict[str, str | None]:
+    """Elements as text by name, each (keyword, length kept); None for what is empty. Raises READ_ERRORS."""
     return {name: _text(header.get(keyword), most) for name, (keyword, most) in wanted.items()}
 
 

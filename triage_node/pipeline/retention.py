@@ -7,7 +7,7 @@ from typing import Final
 
 from triage_node import log
 from triage_node.pipeline.parts import Parts
-from triage_node.store import retention, trials
+from triage_node.store import requested, retention, trials
 
 SERIES_A_PASS: Final = 200
 LOOSE_A_PASS: Final = 2000
@@ -29,6 +29,7 @@ def remove_old(parts: Parts) -> None:
         before = parts.clock() - timedelta(days=settings.results_days)
         parts.spool.remove_results(older_than=before, keep=retention.unfinished(parts.database))
         parts.spool.remove_quarantined(older_than=before)
+        requested.remove_older(parts.database, before)
     if parts.spool.free_mb() < settings.free_mb:
         _make_room(parts)
 

@@ -10,6 +10,7 @@ from typing import Final
 from triage_node import log
 from triage_node.deliver.channel import Channel, channel_of
 from triage_node.deliver.dicom import DicomDestination
+from triage_node.pipeline.asking import Enquiries
 from triage_node.pipeline.attention import call_attention, escalate
 from triage_node.pipeline.committing import request_commitment
 from triage_node.pipeline.completing import complete_series
@@ -64,8 +65,8 @@ def _deliver_while_held(parts: Parts, token: str, stop: threading.Event) -> None
     )
     timers.start()
     housekeeping.start()
-    for sender in senders:
-        sender.start()
+    for thread in [*senders, *_enquirers(parts, ended)]:
+        thread.start()
     while not stop.wait(LEASE_S / 4) and _hold_lease(parts, token):
         pass
     ended.set()
@@ -92,6 +93,13 @@ def _threads(parts: Parts, channel: Channel, ended: threading.Event) -> Iterator
         yield threading.Thread(
             target=_until, args=(ended, job, channel.name), name=f"{name}-{channel.name}", daemon=True
         )
+
+
+def _enquirers(parts: Parts, ended: threading.Event) -> Iterator[threading.Thread]:
+    """One that asks the modality worklist. Nobody waits for its end either: what it asks ends with its time-out."""
+    if parts.config.modality_worklist.host:
+        job, name = Enquiries(parts).ask_next, "modality worklist"
+        yield threading.Thread(target=_until, args=(ended, job, name), name=name, daemon=True)
 
 
 def _until(ended: threading.Event, job: Job, destination: str) -> None:

@@ -8,6 +8,7 @@ studies     the series of one study beside each other
 publication the end of a revision becomes public
 outbox      result objects on their way to destinations
 commitments whether destinations keep what they were sent
+requested   what the modality worklist says of their orders
 worklist    the studies in reading order
 opinions    what readers do with a study and say of its result
 trials      what people try on the page for it

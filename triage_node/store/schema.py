@@ -258,6 +258,19 @@ study = sa.Table(
     sa.Index("study_age", "last_image_at"),
 )
 
+requested_procedure = sa.Table(
+    "requested_procedure",
+    metadata,
+    sa.Column("study_uid", sa.String(64), primary_key=True),
+    sa.Column("asks", sa.Integer, nullable=False),  # of the modality worklist
+    sa.Column("asked_at", Moment, nullable=False, index=True),  # last
+    sa.Column("not_before", Moment),  # the next time; null: it is asked no more
+    sa.Column(
+        "answer", sa.JSON(none_as_null=True)
+    ),  # the fields of domain.RequestedProcedure; null where there is none that counts
+    sa.Column("problem", sa.String(400)),  # why there is none
+)
+
 opinion = sa.Table(
     "opinion",
     metadata,

@@ -14,10 +14,20 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from triage_node.domain import TELLING, NotAnalyzedReason, OutboxState, Outcome, Patient, Priority, SeriesState
+from triage_node.domain import (
+    TELLING,
+    NotAnalyzedReason,
+    OutboxState,
+    Outcome,
+    Patient,
+    Priority,
+    RequestedProcedure,
+    SeriesState,
+)
 from triage_node.log import ref
 from triage_node.store.database import Database
-from triage_node.store.schema import OPEN_STATES, outbox, revision, series, study
+from triage_node.store.requested import answered
+from triage_node.store.schema import OPEN_STATES, outbox, requested_procedure, revision, series, study
 from triage_node.store.schema import result as result_table
 from triage_node.store.studies import newest_ended
 
@@ -88,6 +98,10 @@ class Row:
     read_at: datetime | None
     read_by: str | None
     deliveries: Sequence[Delivery]
+    requested: RequestedProcedure | None
+    """What the modality worklist says of its order."""
+    no_order: str | None
+    """Why it says nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +154,7 @@ def events(database: Database, study_uid: str) -> list[Event]:
     with database.reading() as connection:
         # the last result goes out in the same moment in which everything counts as delivered
         found = [*_of_results(connection, study_uid), *_of_series(connection, study_uid)]
+        found += _of_order(connection, study_uid)
     return sorted(found, key=lambda event: event.at)
 
 
@@ -252,6 +267,15 @@ def _of_results(connection: sa.Connection, study_uid: str) -> list[Event]:
     ]
 
 
+def _of_order(connection: sa.Connection, study_uid: str) -> list[Event]:
+    known = sa.select(requested_procedure).where(requested_procedure.c.study_uid == study_uid)
+    return [
+        Event(at=each.asked_at, text="order found in the modality worklist")
+        for each in connection.execute(known)
+        if each.answer is not None
+    ]
+
+
 _ORDER: Final = (study.c.rank, study.c.last_image_at, study.c.id)
 
 
@@ -273,9 +297,12 @@ def _columns() -> sa.Select[Any]:
             revision.c.reported_at,
             revision.c.detail,
             *(revision.c.result[name].label(name) for name in _SHOWN),
+            requested_procedure.c.answer,
+            requested_procedure.c.problem,
         )
         .select_from(study)
         .outerjoin(revision, revision.c.id == study.c.revision_id)
+        .outerjoin(requested_procedure, requested_procedure.c.study_uid == study.c.study_uid)
     )
 
 
@@ -320,6 +347,8 @@ def _rows(connection: sa.Connection, found: Sequence[Any]) -> list[Row]:
             open_state=opened.get(each.study_uid, (None, None))[1],
             **{name: getattr(each, name) for name in _READING},
             deliveries=deliveries.get(each.revision_id, ()),
+            requested=answered(each.answer),
+            no_order=each.problem,
         )
         for each in found
     ]

@@ -18,6 +18,7 @@ def shown(site: Site, row: Row, now: datetime) -> dict[str, Any]:
     prior = row.reason == NotAnalyzedReason.PRIOR_STUDY
     waiting = flag != Priority.ROUTINE and not prior and row.read_at is None
     folder = view_folder(site, row)
+    order = words.order(row)
     return {
         "id": row.id,
         "flag": flag,
@@ -28,8 +29,10 @@ def shown(site: Site, row: Row, now: datetime) -> dict[str, Any]:
         "confidence": words.confidence(row),
         "patient": words.patient_name(row.patient),
         "patient_facts": words.patient_facts(row.patient),
-        "accession_number": row.patient.accession_number or "",
+        "accession_number": row.patient.accession_number or order.get("accession_number", ""),
         "description": row.patient.description or "",
+        "order": order,
+        "no_order": words.sentence(row.no_order or ""),
         "source": row.source,
         "last_image_at": row.last_image_at.isoformat(),
         "ago": words.ago(row.last_image_at, now),

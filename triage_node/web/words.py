@@ -90,13 +90,7 @@ def class_title(name: str) -> str:
 
 def patient_name(patient: Patient) -> str:
     """FAMILY^GIVEN^MIDDLE as people write it: FAMILY, GIVEN MIDDLE; other writings of the name behind it."""
-    groups = (patient.patient_name or "").split("=")
-    written = []
-    for group in groups:
-        family, *others = [part.strip() for part in group.split("^")]
-        given = " ".join(part for part in others[:2] if part)
-        written.append(", ".join(part for part in (family, given) if part))
-    return " · ".join(name for name in written if name) or "(no name)"
+    return _person(patient.patient_name or "") or "(no name)"
 
 
 def patient_facts(patient: Patient) -> str:
@@ -106,6 +100,21 @@ def patient_facts(patient: Patient) -> str:
         born = f"{born[:4]}-{born[4:6]}-{born[6:]}"
     facts = [patient.patient_id, f"born {born}" if born else "", patient.sex]
     return " · ".join(fact for fact in facts if fact)
+
+
+def order(row: Row) -> dict[str, str]:
+    """What the modality worklist says, as far as it is known; nothing where the images say another patient or order."""
+    said = row.requested
+    if said is None or (row.patient.patient_id and not said.is_of(row.study_uid, row.patient, None)):
+        return {}
+    known = {
+        "priority": said.requested_priority,
+        "location": said.patient_location,
+        "referring_physician": said.referring_physician and _person(said.referring_physician),
+        "procedure": said.requested_procedure,
+        "accession_number": said.accession_number,
+    }
+    return {name: text for name, text in known.items() if text}
 
 
 def ago(since: datetime, now: datetime) -> str:
@@ -123,6 +132,15 @@ def ago(since: datetime, now: datetime) -> str:
 
 
 # ---------------------------------------------------------------- steps
+
+
+def _person(name: str) -> str:
+    written = []
+    for group in name.split("="):
+        family, *others = [part.strip() for part in group.split("^")]
+        given = " ".join(part for part in others[:2] if part)
+        written.append(", ".join(part for part in (family, given) if part))
+    return " · ".join(text for text in written if text)
 
 
 def _found(name: str, result: Mapping[str, Any]) -> str:

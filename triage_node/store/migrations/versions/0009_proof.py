@@ -1,13 +1,13 @@
 """Proof of delivery, and the objects that were refused.
 
-Revision ID: 0021
+Revision ID: 0009
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0021"
-down_revision = "0007"
+revision = "0009"
+down_revision = "0008"
 branch_labels = None
 depends_on = None
 
