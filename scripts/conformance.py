@@ -40,7 +40,7 @@ SOP_CLASSES: Final[Mapping[ObjectKind, str]] = {
 """Of what we make; a test holds them against objects that were made."""
 
 PROPOSED: Final = {
-    "destination": (association.VERIFICATION, commitment.STORAGE_COMMITMENT),
+    "destination": (association.VERIFICATION, commitment.STORAGE_COMMITMENT, find.STUDY_ROOT_FIND),
     "source": (find.STUDY_ROOT_FIND,),
 }
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from triage_node.domain import SUBTYPES, Priority, Rule
+from triage_node.domain import SUBTYPES, Priority, Proof, Rule
 from triage_node.errors import ConfigError
 
 Check = Callable[[Any], str | None]
@@ -64,6 +64,11 @@ def _find(value: str) -> str | None:
     found = _FIND.fullmatch(value)
     good = not value or (found and int(found["port"]) <= 65535 and not _ae_title(found["ae_title"] or "ANY"))
     return None if good else 'must be "host:port" or "AE_TITLE@host:port", such as "QR_SCP@10.1.2.3:104"'
+
+
+def _find_peer(find: str, ae_title: str) -> tuple[str, str, int] | None:
+    found = _FIND.fullmatch(find)
+    return (found["ae_title"] or ae_title, found["host"].strip("[]"), int(found["port"])) if found else None
 
 
 def _at_least(low: float) -> Check:
@@ -176,10 +181,7 @@ class Source:
     @property
     def find_peer(self) -> tuple[str, str, int] | None:
         """AE title, host and port of its C-FIND SCP; None where it is not asked."""
-        found = _FIND.fullmatch(self.find)
-        if found is None:
-            return None
-        return found["ae_title"] or self.ae_title, found["host"].strip("[]"), int(found["port"])
+        return _find_peer(self.find, self.ae_title)
 
 
 SENDABLE: Final = ("SEG", "SR", "KEY_IMAGE", "NOTICE")
@@ -198,9 +200,26 @@ class Destination:
     port: int = setting(MISSING, "its DICOM port", check=_port)
     send: list[str] = setting(list(SENDABLE), "what it gets: " + ", ".join(SENDABLE), check=_each_of(*SENDABLE))
     commitment: bool = setting(False, "whether it must confirm by storage commitment that it keeps what it was sent")
+    find: str = setting(
+        "",
+        "in place of commitment: where it answers C-FIND, as in [[source]]; asked whether it has what it was sent",
+        check=_find,
+    )
     hosts: list[str] = setting(
         [], "further addresses its commitment reports may come from, as in [[source]]", check=_addresses
     )
+
+    @property
+    def find_peer(self) -> tuple[str, str, int] | None:
+        """AE title, host and port of its C-FIND SCP; None where it is not asked."""
+        return _find_peer(self.find, self.ae_title)
+
+    @property
+    def proof(self) -> Proof | None:
+        """What it must say of an object before that counts as delivered; None where the C-STORE status is enough."""
+        if self.commitment:
+            return Proof.COMMITTED
+        return Proof.FOUND if self.find else None
 
     @property
     def address(self) -> str:
@@ -496,6 +515,7 @@ def load(path: Path) -> Config:
         _refuse_doubles(kind, [each.name for each in lists[kind]], where)
     _refuse_open_pages(tables["web"], lists["user"], where)
     _refuse_half_tls(lists["destination"], where)
+    _refuse_two_proofs(lists["destination"], where)
     _refuse_short_leases(tables["delivery"], lists["destination"], where)
     tables["node"] = _resolve_paths(tables["node"], path.resolve().parent)
     tables["web"] = _resolve_pem(tables["web"], path.resolve().parent)
@@ -647,6 +667,15 @@ def _refuse_half_tls(destinations: Sequence[AnyDestination], where: _Where) -> N
             raise ConfigError(f"{place}: certificate and private_key go together; write both or neither")
         if not each.tls and (each.ca_file or each.certificate):
             raise ConfigError(f"{place}: ca_file, certificate and private_key need tls = true; add it or remove them")
+
+
+def _refuse_two_proofs(destinations: Sequence[AnyDestination], where: _Where) -> None:
+    for index, each in enumerate(destinations):
+        if isinstance(each, Destination) and each.commitment and each.find:
+            raise ConfigError(
+                f"{where.line('destination', 'find', index)}: a destination confirms in one way; remove find, or say "
+                "commitment = false"
+            )
 
 
 def _refuse_short_leases(delivery: Delivery, destinations: Sequence[AnyDestination], where: _Where) -> None:

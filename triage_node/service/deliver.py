@@ -10,12 +10,14 @@ from typing import Final
 from triage_node import log
 from triage_node.deliver.channel import Channel, channel_of
 from triage_node.deliver.dicom import DicomDestination
+from triage_node.domain import Proof
 from triage_node.pipeline.attention import call_attention, escalate
 from triage_node.pipeline.committing import request_commitment
 from triage_node.pipeline.completing import complete_series
 from triage_node.pipeline.counting import SourceCounts
 from triage_node.pipeline.delivering import deliver_next
 from triage_node.pipeline.parts import Parts
+from triage_node.pipeline.reading_back import read_back
 from triage_node.pipeline.retention import remove_old
 from triage_node.schedule import Housekeeping, Timer, Timers
 from triage_node.service.presence import present, this_process
@@ -82,10 +84,11 @@ def _channels(parts: Parts) -> Iterator[Channel]:
 
 
 def _threads(parts: Parts, channel: Channel, ended: threading.Event) -> Iterator[threading.Thread]:
-    """One that sends; one that asks for commitment, so that no result waits for an answer about another."""
+    """One that sends; one that asks whether it arrived, so that no result waits for an answer about another."""
     jobs: dict[str, Job] = {"sender": partial(deliver_next, parts, channel)}
     if isinstance(channel, DicomDestination) and channel.commitment:
-        jobs["commitment"] = partial(request_commitment, parts, channel)
+        ask = request_commitment if channel.proof is Proof.COMMITTED else read_back
+        jobs["commitment"] = partial(ask, parts, channel)
     else:
         commitments.forgo(parts.database, channel.name, now=parts.clock())
     for name, job in jobs.items():
