@@ -174,6 +174,12 @@ class Source:
         'where it answers C-FIND, "host:port" or "AE_TITLE@host:port": asked how many images a series has; empty: not',
         check=_find,
     )
+    commitment_to: str = setting(
+        "",
+        "where it takes our storage commitment reports, as in find: it may ask whether its images are kept, and "
+        "retention must keep them (images_days = 0, free_mb = 0); empty: it may not",
+        check=_find,
+    )
     accept_classes: list[str] = setting(
         [], "private SOP Class UIDs it may send besides: kept, never analysed", check=_uids
     )
@@ -182,6 +188,11 @@ class Source:
     def find_peer(self) -> tuple[str, str, int] | None:
         """AE title, host and port of its C-FIND SCP; None where it is not asked."""
         return _find_peer(self.find, self.ae_title)
+
+    @property
+    def commitment_peer(self) -> tuple[str, str, int] | None:
+        """AE title, host and port that are told what is kept; None where it may not ask."""
+        return _find_peer(self.commitment_to, self.ae_title)
 
 
 SENDABLE: Final = ("SEG", "SR", "KEY_IMAGE", "NOTICE")
@@ -516,6 +527,7 @@ def load(path: Path) -> Config:
     _refuse_open_pages(tables["web"], lists["user"], where)
     _refuse_half_tls(lists["destination"], where)
     _refuse_two_proofs(lists["destination"], where)
+    _refuse_false_promises(tables["retention"], lists["source"], where)
     _refuse_short_leases(tables["delivery"], lists["destination"], where)
     tables["node"] = _resolve_paths(tables["node"], path.resolve().parent)
     tables["web"] = _resolve_pem(tables["web"], path.resolve().parent)
@@ -675,6 +687,16 @@ def _refuse_two_proofs(destinations: Sequence[AnyDestination], where: _Where) ->
             raise ConfigError(
                 f"{where.line('destination', 'find', index)}: a destination confirms in one way; remove find, or say "
                 "commitment = false"
+            )
+
+
+def _refuse_false_promises(retention: Retention, sources: Sequence[Source], where: _Where) -> None:
+    """Whoever is told that an image is kept may delete it."""
+    for index, each in enumerate(sources):
+        if each.commitment_to and (retention.images_days or retention.free_mb):
+            raise ConfigError(
+                f"{where.line('source', 'commitment_to', index)}: a commitment is to keep images for good; say "
+                "retention.images_days = 0 and retention.free_mb = 0, or remove commitment_to"
             )
 
 

@@ -508,6 +508,15 @@ class ReceivedObject:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CommitmentRequest:
+    """What a source asks us to keep (N-ACTION, PS3.4 J.3.2)."""
+
+    transaction_uid: str
+    references: tuple[tuple[str, str], ...]
+    """(SOP Class UID, SOP Instance UID)."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CommitmentReport:
     """What a storage commitment SCP says of one transaction (N-EVENT-REPORT, PS3.4 J.3.3)."""
 

@@ -17,6 +17,7 @@ from triage_node.pipeline.completing import complete_series
 from triage_node.pipeline.counting import SourceCounts
 from triage_node.pipeline.delivering import deliver_next
 from triage_node.pipeline.parts import Parts
+from triage_node.pipeline.promising import report_promises
 from triage_node.pipeline.reading_back import read_back
 from triage_node.pipeline.retention import remove_old
 from triage_node.schedule import Housekeeping, Timer, Timers
@@ -53,6 +54,7 @@ def _deliver_while_held(parts: Parts, token: str, stop: threading.Event) -> None
     """Sender threads of each destination, and the completeness timer, until the lease is lost or the role stops."""
     ended = threading.Event()
     senders = [thread for channel in _channels(parts) for thread in _threads(parts, channel, ended)]
+    senders += _reporters(parts, ended)
     counts = SourceCounts(parts)
     timers = Timers(
         [
@@ -95,6 +97,20 @@ def _threads(parts: Parts, channel: Channel, ended: threading.Event) -> Iterator
         yield threading.Thread(
             target=_until, args=(ended, job, channel.name), name=f"{name}-{channel.name}", daemon=True
         )
+
+
+def _reporters(parts: Parts, ended: threading.Event) -> list[threading.Thread]:
+    """One for each source that may ask whether its images are kept."""
+    asking = {source.ae_title: source for source in parts.config.sources if source.commitment_peer}
+    return [
+        threading.Thread(
+            target=_until,
+            args=(ended, partial(report_promises, parts, source), name),
+            name=f"promises-{name}",
+            daemon=True,
+        )
+        for name, source in asking.items()
+    ]
 
 
 def _until(ended: threading.Event, job: Job, destination: str) -> None:
