@@ -41,7 +41,7 @@ SOP_CLASSES: Final[Mapping[ObjectKind, str]] = {
 """Of what we make; a test holds them against objects that were made."""
 
 PROPOSED: Final = {
-    "destination": (association.VERIFICATION, commitment.STORAGE_COMMITMENT),
+    "destination": (association.VERIFICATION, commitment.STORAGE_COMMITMENT, find.STUDY_ROOT_FIND),
     "source": (find.STUDY_ROOT_FIND,),
     "modality_worklist": (find.MODALITY_WORKLIST_FIND,),
 }
@@ -77,9 +77,11 @@ def _accepted() -> str:
     rows += [
         ("private, those of `accept_classes`", "as listed", _short(contexts.UNCOMPRESSED), "SCP", "that [[source]]")
     ]
+    asked = {"SCU (role selection)": "[[destination]] with commitment", "SCP": "[[source]] with commitment_to"}
     rows += [
-        (_name(uid), uid, _short(contexts.UNCOMPRESSED), "SCU (role selection)", "[[destination]] with commitment")
+        (_name(uid), uid, _short(contexts.UNCOMPRESSED), role, caller)
         for uid in contexts.STORAGE_COMMITMENT
+        for role, caller in asked.items()
     ]
     return _table(("SOP class", "UID", "transfer syntaxes", "our role", "from"), rows)
 

@@ -16,10 +16,11 @@ from tests.integration.tiny import write_ct
 from triage_node import config
 from triage_node.admit import no_step
 from triage_node.deliver.dicom import DicomDestination
-from triage_node.domain import Instance, InstanceOutcome, ObjectKind, Outcome, Priority, ResultObject
+from triage_node.domain import Instance, InstanceOutcome, ObjectKind, Outcome, Priority, Proof, ResultObject
 from triage_node.pipeline.committing import note_report, request_commitment
 from triage_node.pipeline.delivering import deliver_next
 from triage_node.pipeline.parts import Parts
+from triage_node.pipeline.reading_back import read_back
 from triage_node.receive import Listener
 from triage_node.spool import Spool
 from triage_node.store import board, claims, ledger
@@ -40,6 +41,7 @@ class Sender:
         *,
         ae_title: str = "PACS",
         commitment: bool = True,
+        find: str = "",
         listen_on: int = 0,
         hold_s: float = 5.0,
         **delivery: object,
@@ -47,7 +49,7 @@ class Sender:
         self.folder = folder
         self.clock = Clock()
         self.table = config.Destination(
-            name="pacs", ae_title=ae_title, host="127.0.0.1", port=port, commitment=commitment
+            name="pacs", ae_title=ae_title, host="127.0.0.1", port=port, commitment=commitment and not find, find=find
         )
         self.config = config.Config(
             node=config.Node(host="127.0.0.1", port=listen_on, data_dir=folder / "spool"),
@@ -88,12 +90,16 @@ class Sender:
     ) -> list[str]:
         """A revision with one object of each class; returns their SOP Instance UIDs."""
         database, number = self.parts.database, next(SERIES)
-        ledger.record(database, [ledger.Arrived(instance=_image(number, series or f"1.2.{number}", self.clock))])
+        series = series or f"1.2.{number}"
+        ledger.record(database, [ledger.Arrived(instance=_image(number, series, self.clock))])
         for waiting in claims.receiving(database):
             claims.set_ready(database, waiting, "test", self.clock())
         held = claims.claim(database, now=self.clock(), lease_s=60)
         assert held is not None
-        objects = [self._object(sop_class, f"{number}-{index}") for index, sop_class in enumerate(classes)]
+        objects = [
+            self._object(sop_class, f"{number}-{index}", study_uid=f"{series}.0")
+            for index, sop_class in enumerate(classes)
+        ]
         report = Report(
             outcome=Outcome.ANALYZED,
             reason=None,
@@ -112,9 +118,10 @@ class Sender:
         return deliver_next(self.parts, self.destination)
 
     def ask(self, after_s: float = 2.0) -> bool:
-        """Ask for commitment of what is due some time later."""
+        """Ask whether it arrived, of what is due some time later."""
         self.clock.advance(after_s)
-        return request_commitment(self.parts, self.destination)
+        ask = read_back if self.destination.proof is Proof.FOUND else request_commitment
+        return ask(self.parts, self.destination)
 
     def states(self) -> Counter[str]:
         """Of the outbox rows."""
@@ -130,11 +137,11 @@ class Sender:
         """What the dead letters say."""
         return [letter["error"] for letter in board.status(self.parts.database, now=self.clock())["dead_letters"]]
 
-    def _object(self, sop_class: str, name: str) -> tuple[ResultObject, str]:
+    def _object(self, sop_class: str, name: str, *, study_uid: str) -> tuple[ResultObject, str]:
         relative = f"results/{name}.dcm"
         path = self.parts.spool.root / relative
         path.parent.mkdir(parents=True, exist_ok=True)
-        written = write_ct(path, sop_class_uid=sop_class)
+        written = write_ct(path, sop_class_uid=sop_class, study_uid=study_uid, series_uid="2.25.1")
         made = ResultObject(
             kind=ObjectKind.SEG,
             sop_class_uid=sop_class,

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from triage_node.domain import SUBTYPES, Priority, Rule
+from triage_node.domain import SUBTYPES, Priority, Proof, Rule
 from triage_node.errors import ConfigError
 
 Check = Callable[[Any], str | None]
@@ -68,6 +68,11 @@ def _find(value: str) -> str | None:
     found = _FIND.fullmatch(value)
     good = not value or (found and int(found["port"]) <= 65535 and not _ae_title(found["ae_title"] or "ANY"))
     return None if good else 'must be "host:port" or "AE_TITLE@host:port", such as "QR_SCP@10.1.2.3:104"'
+
+
+def _find_peer(find: str, ae_title: str) -> tuple[str, str, int] | None:
+    found = _FIND.fullmatch(find)
+    return (found["ae_title"] or ae_title, found["host"].strip("[]"), int(found["port"])) if found else None
 
 
 def _at_least(low: float) -> Check:
@@ -192,6 +197,12 @@ class Source:
         'where it answers C-FIND, "host:port" or "AE_TITLE@host:port": asked how many images a series has; empty: not',
         check=_find,
     )
+    commitment_to: str = setting(
+        "",
+        "where it takes our storage commitment reports, as in find: it may ask whether its images are kept, and "
+        "retention must keep them (images_days = 0, free_mb = 0); empty: it may not",
+        check=_find,
+    )
     accept_classes: list[str] = setting(
         [], "private SOP Class UIDs it may send besides: kept, never analysed", check=_uids
     )
@@ -199,10 +210,12 @@ class Source:
     @property
     def find_peer(self) -> tuple[str, str, int] | None:
         """AE title, host and port of its C-FIND SCP; None where it is not asked."""
-        found = _FIND.fullmatch(self.find)
-        if found is None:
-            return None
-        return found["ae_title"] or self.ae_title, found["host"].strip("[]"), int(found["port"])
+        return _find_peer(self.find, self.ae_title)
+
+    @property
+    def commitment_peer(self) -> tuple[str, str, int] | None:
+        """AE title, host and port that are told what is kept; None where it may not ask."""
+        return _find_peer(self.commitment_to, self.ae_title)
 
 
 SENDABLE: Final = ("SEG", "SR", "KEY_IMAGE", "NOTICE")
@@ -221,9 +234,26 @@ class Destination:
     port: int = setting(MISSING, "its DICOM port", check=_port)
     send: list[str] = setting(list(SENDABLE), "what it gets: " + ", ".join(SENDABLE), check=_each_of(*SENDABLE))
     commitment: bool = setting(False, "whether it must confirm by storage commitment that it keeps what it was sent")
+    find: str = setting(
+        "",
+        "in place of commitment: where it answers C-FIND, as in [[source]]; asked whether it has what it was sent",
+        check=_find,
+    )
     hosts: list[str] = setting(
         [], "further addresses its commitment reports may come from, as in [[source]]", check=_addresses
     )
+
+    @property
+    def find_peer(self) -> tuple[str, str, int] | None:
+        """AE title, host and port of its C-FIND SCP; None where it is not asked."""
+        return _find_peer(self.find, self.ae_title)
+
+    @property
+    def proof(self) -> Proof | None:
+        """What it must say of an object before that counts as delivered; None where the C-STORE status is enough."""
+        if self.commitment:
+            return Proof.COMMITTED
+        return Proof.FOUND if self.find else None
 
     @property
     def address(self) -> str:
@@ -581,6 +611,8 @@ def load(path: Path) -> Config:
     _refuse_open_pages(tables["web"], lists["user"], where)
     _refuse_half_tls(lists["destination"], where)
     _refuse_two_logins(lists["destination"], where)
+    _refuse_two_proofs(lists["destination"], where)
+    _refuse_false_promises(tables["retention"], lists["source"], where)
     _refuse_short_leases(tables["delivery"], lists["destination"], where)
     _refuse_half_peer(tables["modality_worklist"], where)
     tables["node"] = _resolve_paths(tables["node"], path.resolve().parent)
@@ -742,6 +774,25 @@ def _refuse_two_logins(destinations: Sequence[AnyDestination], where: _Where) ->
         if bool(each.user) != bool(each.password) or (each.token and each.user):
             raise ConfigError(
                 f"{where.header('destination', index)}: write token, or user and password together, or none of them"
+            )
+
+
+def _refuse_two_proofs(destinations: Sequence[AnyDestination], where: _Where) -> None:
+    for index, each in enumerate(destinations):
+        if isinstance(each, Destination) and each.commitment and each.find:
+            raise ConfigError(
+                f"{where.line('destination', 'find', index)}: a destination confirms in one way; remove find, or say "
+                "commitment = false"
+            )
+
+
+def _refuse_false_promises(retention: Retention, sources: Sequence[Source], where: _Where) -> None:
+    """Whoever is told that an image is kept may delete it."""
+    for index, each in enumerate(sources):
+        if each.commitment_to and (retention.images_days or retention.free_mb):
+            raise ConfigError(
+                f"{where.line('source', 'commitment_to', index)}: a commitment is to keep images for good; say "
+                "retention.images_days = 0 and retention.free_mb = 0, or remove commitment_to"
             )
 
 

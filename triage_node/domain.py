@@ -96,6 +96,32 @@ class OutboxState(StrEnum):
     CANCELLED = "CANCELLED"
 
 
+class Proof(StrEnum):
+    """What a destination says of an object that it was sent, when it is asked."""
+
+    COMMITTED = "COMMITTED"  # by storage commitment: it keeps it
+    FOUND = "FOUND"  # by C-FIND: it has it
+    MISSING = "MISSING"  # by either: it does not have it
+
+
+def delivery_text(state: OutboxState, proof: Proof | None) -> str:
+    """How far an object is proven to be at its destination, in plain words."""
+    if state is OutboxState.CONFIRMED:
+        return "found by C-FIND" if proof is Proof.FOUND else "confirmed by commitment"
+    if proof is Proof.MISSING and state is not OutboxState.CANCELLED:
+        return "missing" if state is OutboxState.DEAD else "missing, sent again"
+    return _DELIVERY_TEXT[state]
+
+
+_DELIVERY_TEXT: Final = {
+    OutboxState.PENDING: "waiting",
+    OutboxState.SENDING: "on the way",
+    OutboxState.SENT: "sent",
+    OutboxState.DEAD: "refused",
+    OutboxState.CANCELLED: "superseded",
+}
+
+
 class TrialKind(StrEnum):
     """What was given to the page for trying."""
 
@@ -528,6 +554,15 @@ class ReceivedObject:
     source_address: str
     association: str
     """Random id of the association that brought it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommitmentRequest:
+    """What a source asks us to keep (N-ACTION, PS3.4 J.3.2)."""
+
+    transaction_uid: str
+    references: tuple[tuple[str, str], ...]
+    """(SOP Class UID, SOP Instance UID)."""
 
 
 @dataclass(frozen=True, kw_only=True)

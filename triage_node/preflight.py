@@ -50,17 +50,22 @@ def check(config: Config, *, load_model: Callable[[], str], now: datetime) -> It
         if destination.commitment:
             service = partial(_try_service, peer, peers.STORAGE_COMMITMENT, config.node.ae_title)
             yield _finding(f"commitment of {destination.name}", service)
+        if destination.find_peer:
+            yield _find_finding(destination.name, destination.find_peer, config)
     for source in config.sources:
         if source.find_peer:
-            ae_title, host, port = source.find_peer
-            peer = peers.Peer(ae_title=ae_title, host=host, port=port)
-            service = partial(_try_service, peer, peers.STUDY_ROOT_FIND, config.node.ae_title)
-            yield _finding(f"find of {source.ae_title}", service)
+            yield _find_finding(source.ae_title, source.find_peer, config)
     worklist = config.modality_worklist
     if worklist.host:
         peer = peers.Peer(ae_title=worklist.ae_title, host=worklist.host, port=worklist.port)
         service = partial(_try_service, peer, peers.MODALITY_WORKLIST_FIND, config.node.ae_title)
         yield _finding("modality worklist", service)
+
+
+def _find_finding(name: str, find_peer: tuple[str, str, int], config: Config) -> Finding:
+    ae_title, host, port = find_peer
+    peer = peers.Peer(ae_title=ae_title, host=host, port=port)
+    return _finding(f"find of {name}", partial(_try_service, peer, peers.STUDY_ROOT_FIND, config.node.ae_title))
 
 
 def _finding(what: str, attempt: Callable[[], str]) -> Finding:

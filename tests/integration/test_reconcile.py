@@ -201,6 +201,6 @@ def test_what_cannot_be_asked_is_one_clear_line(receiving: Receiving, capsys: py
     assert receiving.reconcile() == 1
     assert "cannot be reached" in capsys.readouterr().err
     assert receiving.reconcile("CT1") == 1
-    assert 'no [[source]] "CT1" can be asked what it has; those that are: ORTHANC' in capsys.readouterr().err
+    assert '"CT1" cannot be asked what it has; those that can: ORTHANC' in capsys.readouterr().err
     assert cli.main(["ledger", "--day", DAY, "--config", str(receiving.config_path)]) == 1
     assert "go together" in capsys.readouterr().err

@@ -19,12 +19,15 @@ def write_ct(
     syntax: str = ExplicitVRLittleEndian,
     size: int = 32,
     patient_name: str = "TINY^CT",
+    study_uid: str | None = None,
+    series_uid: str | None = None,
 ) -> OutgoingObject:
     """Write a CT image (or what claims to be of another SOP class) of `size` x `size` pixels."""
     dataset = Dataset()
     dataset.SOPClassUID = sop_class_uid
     dataset.SOPInstanceUID = generate_uid()
-    dataset.StudyInstanceUID = dataset.SeriesInstanceUID = generate_uid()
+    dataset.StudyInstanceUID = study_uid or generate_uid()
+    dataset.SeriesInstanceUID = series_uid or dataset.StudyInstanceUID
     dataset.Modality, dataset.SeriesDescription = "CT", "tiny"
     dataset.PatientName, dataset.PatientID = patient_name, "1"
     dataset.add_new(0x00091001, "UN", b"private ")

@@ -32,7 +32,7 @@ class Channel(Protocol):
 
     @property
     def commitment(self) -> bool:
-        """Whether it is asked for storage commitment."""
+        """Whether it must confirm what it was sent, by storage commitment or as it is found there by C-FIND."""
 
     @property
     def at_a_time(self) -> int:

@@ -1,14 +1,16 @@
-"""A destination that is reached by C-STORE, and asked for storage commitment where it has it."""
+"""A destination that is reached by C-STORE, and asked whether it has what it was sent: by commitment or C-FIND."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Final
 
 from triage_node.config import Destination
 from triage_node.domain import CommitmentReport
 from triage_node.errors import DeliveryError
-from triage_node.peers import OutgoingObject, Peer, StoreResult, request_commitment, store
+from triage_node.peers import OutgoingObject, Peer, StoreResult, querying, request_commitment, store
+from triage_node.peers.find import Find
 
 HOLD_S: Final = 5.0
 """How long an association waits for a storage commitment report; most peers open one of their own for it."""
@@ -22,9 +24,12 @@ class DicomDestination:
 
     def __init__(self, destination: Destination, *, calling_ae: str, timeout_s: float, hold_s: float = HOLD_S) -> None:
         self.name = destination.name
-        self.commitment = destination.commitment
+        self.proof = destination.proof
+        self.commitment = destination.proof is not None
         self.at_a_time = TOGETHER
         self._peer = Peer(ae_title=destination.ae_title, host=destination.host, port=destination.port)
+        ae_title, host, port = destination.find_peer or (destination.ae_title, destination.host, destination.port)
+        self._find_peer = Peer(ae_title=ae_title, host=host, port=port)
         self._calling_ae = calling_ae
         self._timeout_s = timeout_s
         self._hold_s = hold_s
@@ -61,3 +66,7 @@ class DicomDestination:
             answered=answered,
             hold_s=self._hold_s,
         )
+
+    def querying(self) -> AbstractContextManager[Find]:
+        """Ask it by C-FIND, over one association. Raises DeliveryError where it cannot be asked."""
+        return querying(self._find_peer, calling_ae=self._calling_ae, timeout_s=self._timeout_s)

@@ -13,7 +13,7 @@ from ssl import SSLContext
 from typing import Final, cast
 
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, _config, evt
+from pynetdicom import AE, _config, build_role, evt
 from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
@@ -71,8 +71,12 @@ def associate(
     timeout_s: float,
     *,
     handlers: Iterable[evt.EventHandlerType] = (),
+    provider_of: str | None = None,
 ) -> Association:
-    """An established association, or one whose every context was refused. Raises DeliveryError where there is none."""
+    """An established association, or one whose every context was refused. Raises DeliveryError where there is none.
+
+    Of the SOP class `provider_of` we are the SCP although we call (role selection, PS3.7 D.3.3.4).
+    """
     _set_up_pynetdicom()
     connected = threading.Event()
     ae = _application_entity(calling_ae, pairs, timeout_s)
@@ -81,6 +85,7 @@ def associate(
             peer.host,
             peer.port,
             ae_title=peer.ae_title,
+            ext_neg=[build_role(provider_of, scp_role=True)] if provider_of else None,
             evt_handlers=[(evt.EVT_CONN_OPEN, lambda _: connected.set()), *handlers],
         )
     except OSError as error:  # the host name does not resolve

@@ -1,17 +1,17 @@
-"""Storage Commitment Push Model as a user (PS3.4 J): ask a peer whether it keeps what it was sent."""
+"""Storage Commitment Push Model (PS3.4 J): ask a peer whether it keeps what it was sent; answer one that asks us."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from pydicom.dataset import Dataset
 from pynetdicom import evt
 
 from triage_node import log
-from triage_node.domain import CommitmentReport
+from triage_node.domain import CommitmentReport, CommitmentRequest
 from triage_node.errors import DeliveryError
 from triage_node.peers.association import UNCOMPRESSED, Peer, associate, lost, release
 
@@ -26,6 +26,13 @@ NOTED: Final = 0x0000
 NOT_NOTED: Final = 0x0110  # processing failure: the peer may report again
 NO_SUCH_EVENT: Final = 0x0113
 UNKNOWN_TRANSACTION: Final = 0x0115  # invalid argument value
+
+# Statuses of an N-ACTION, PS3.7 10.1.4.1.10
+NO_SUCH_ACTION: Final = 0x0123
+INVALID_ARGUMENT: Final = 0x0115
+TOO_MANY: Final = 0x0213  # resource limitation
+MAX_REFERENCES: Final = 20_000
+"""Objects of one request that we answer."""
 
 
 def request_commitment(
@@ -88,6 +95,81 @@ def status_of_report(event: evt.Event, on_report: Callable[[CommitmentReport], b
     except Exception as error:  # noqa: BLE001 - a DIMSE status must be answered; messages may hold values
         log.event("a storage commitment report could not be noted", error=type(error).__name__)
         return NOT_NOTED
+
+
+def status_of_request(event: evt.Event, on_request: Callable[[CommitmentRequest], None]) -> int:
+    """The status to answer to an N-ACTION. `on_request` writes it down; the report comes later."""
+    if event.action_type != _REQUEST:
+        return NO_SUCH_ACTION
+    try:
+        request = _requested(event.action_information)
+        if request is None:
+            return INVALID_ARGUMENT
+        if len(request.references) > MAX_REFERENCES:
+            return TOO_MANY
+        on_request(request)
+        return NOTED
+    except Exception as error:  # noqa: BLE001 - a DIMSE status must be answered; messages may hold values
+        log.event("a storage commitment request could not be noted", error=type(error).__name__)
+        return NOT_NOTED
+
+
+def report_commitment(
+    peer: Peer,
+    *,
+    calling_ae: str,
+    request: CommitmentRequest,
+    failures: Mapping[str, int],
+    timeout_s: float,
+) -> None:
+    """Tell `peer`, over an association that we open, what we keep of `request`; `failures` are FailureReasons by UID.
+
+    Raises DeliveryError where it was not told.
+    """
+    pairs = [(STORAGE_COMMITMENT, syntax) for syntax in UNCOMPRESSED]
+    association = associate(peer, calling_ae, pairs, timeout_s, provider_of=STORAGE_COMMITMENT)
+    try:
+        if not association.is_established:
+            raise DeliveryError(f"{peer} does not take storage commitment reports", retryable=True)
+        event_type = _SOME_FAILED if failures else _ALL_KEPT
+        information = _information(request, failures)
+        answer, _ = association.send_n_event_report(information, event_type, STORAGE_COMMITMENT, _WELL_KNOWN_INSTANCE)
+        status = answer.get("Status")
+        if status is None:
+            association.kill()
+            raise lost(peer, timeout_s)
+        if status != NOTED:
+            raise DeliveryError(f"{peer} answered 0x{status:04X} to a storage commitment report", retryable=True)
+    except RuntimeError as error:  # the association ended while we looked
+        raise lost(peer, timeout_s) from error
+    finally:
+        release(association)
+
+
+def _requested(information: Dataset) -> CommitmentRequest | None:
+    """None where it is none."""
+    pairs = [
+        (str(item.get("ReferencedSOPClassUID", "")), str(item.get("ReferencedSOPInstanceUID", "")))
+        for item in information.get("ReferencedSOPSequence") or []
+    ]
+    transaction_uid = str(information.get("TransactionUID") or "")
+    uids = [transaction_uid, *(uid for pair in pairs for uid in pair)]
+    if not pairs or not all(0 < len(uid) <= 64 and uid.isascii() and uid.isprintable() for uid in uids):
+        return None
+    return CommitmentRequest(transaction_uid=transaction_uid, references=tuple(dict.fromkeys(pairs)))
+
+
+def _information(request: CommitmentRequest, failures: Mapping[str, int]) -> Dataset:
+    """Of an N-EVENT-REPORT (PS3.4 J.3.3.1.2)."""
+    information = _request(request.transaction_uid, [pair for pair in request.references if pair[1] not in failures])
+    if not information.ReferencedSOPSequence:
+        del information.ReferencedSOPSequence
+    failed = _request(request.transaction_uid, [pair for pair in request.references if pair[1] in failures])
+    for item in failed.ReferencedSOPSequence:
+        item.FailureReason = failures[item.ReferencedSOPInstanceUID]
+    if failures:
+        information.FailedSOPSequence = failed.ReferencedSOPSequence
+    return information
 
 
 def _request(transaction_uid: str, references: Sequence[tuple[str, str]]) -> Dataset:

@@ -58,16 +58,16 @@ def count_instances(peer: Peer, *, calling_ae: str, study_uid: str, series_uid: 
     DeliveryError where it cannot be asked.
     """
     with querying(peer, calling_ae=calling_ae, timeout_s=timeout_s) as find:
-        return count_of_series(find, study_uid=study_uid, series_uid=series_uid)
+        counts = counts_of_series(find, study_uid=study_uid, series_uid=series_uid)
+        return max((count for count in counts if count is not None), default=None)
 
 
-def count_of_series(find: Find, *, study_uid: str, series_uid: str) -> int | None:
-    """The same over an association that is there."""
+def counts_of_series(find: Find, *, study_uid: str, series_uid: str) -> list[int | None]:
+    """What each match of a series says: nothing where it is not known, None where it has no number."""
     named = {"StudyInstanceUID": study_uid, "SeriesInstanceUID": series_uid}
     found = find("SERIES", **named, NumberOfSeriesRelatedInstances=None)
     # an answer for another series is one for the whole study
-    counts = [instances_of(each) for each in found if each.get("SeriesInstanceUID", series_uid) == series_uid]
-    return max((count for count in counts if count is not None), default=None)
+    return [instances_of(each) for each in found if each.get("SeriesInstanceUID", series_uid) == series_uid]
 
 
 def instances_in(find: Find, *, study_uid: str, series_uid: str) -> Iterator[str]:

@@ -8,10 +8,12 @@ from functools import partial
 
 from triage_node import log
 from triage_node.deliver.channel import Channel
-from triage_node.domain import MessageKind
+from triage_node.deliver.dicom import DicomDestination
+from triage_node.domain import MessageKind, Proof
 from triage_node.peers import OutgoingObject, StoreResult
 from triage_node.pipeline.committing import TOGETHER_S
 from triage_node.pipeline.parts import Parts
+from triage_node.pipeline.reading_back import FIND_AFTER_S
 from triage_node.store import outbox, studies, worklist
 
 
@@ -47,12 +49,17 @@ def _note_sent(parts: Parts, destination: Channel, by_uid: Mapping[str, outbox.P
     parts.step("answered")
     if result.error is None:
         now = parts.clock()
-        due = now + timedelta(seconds=TOGETHER_S) if destination.commitment else None
+        due = now + timedelta(seconds=_ask_after_s(destination)) if destination.commitment else None
         outbox.mark_sent(parts.database, parcel, status=result.status or 0, now=now, commitment_due=due)
         log.event("delivered", destination=destination.name, kind=parcel.kind, object=log.ref(parcel.sop_uid))
     else:
         _note_failed(parts, destination.name, parcel, result)
     parts.step("noted")
+
+
+def _ask_after_s(destination: Channel) -> float:
+    read_back = isinstance(destination, DicomDestination) and destination.proof is Proof.FOUND
+    return FIND_AFTER_S if read_back else TOGETHER_S
 
 
 def _note_failed(parts: Parts, destination: str, parcel: outbox.Parcel, result: StoreResult) -> None:

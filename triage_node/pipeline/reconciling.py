@@ -11,7 +11,7 @@ from typing import Final
 
 from pydicom.dataset import Dataset
 
-from triage_node.config import Config
+from triage_node.config import Config, Destination
 from triage_node.errors import DeliveryError, UsageError
 from triage_node.peers import Peer, querying
 from triage_node.peers.find import Find, instances_in, instances_of, is_refused, uid_of
@@ -54,11 +54,16 @@ class Reconciled:
 
 
 def source_of(config: Config, name: str) -> Peer:
-    """Whom to ask: a [[source]] with `find`, by its AE title. Raises UsageError, which tells those that there are."""
-    asked = {source.ae_title: source.find_peer for source in config.sources if source.find_peer}
+    """Whom to ask: a [[source]] by its AE title, or a [[destination]] by its name, with `find`.
+
+    Raises UsageError, which tells those that there are.
+    """
+    named = {each.name: each.find_peer for each in config.destinations if isinstance(each, Destination)}
+    named |= {each.ae_title: each.find_peer for each in config.sources if each.find_peer}
+    asked = {each: peer for each, peer in named.items() if peer}
     if name not in asked:
-        known = f"those that are: {', '.join(asked)}" if asked else 'give one find = "host:port"'
-        raise UsageError(f'no [[source]] "{name}" can be asked what it has; {known}')
+        known = f"those that can: {', '.join(asked)}" if asked else 'give its [[source]] a find = "host:port"'
+        raise UsageError(f'"{name}" cannot be asked what it has; {known}')
     ae_title, host, port = asked[name]
     return Peer(ae_title=ae_title, host=host, port=port)
 

@@ -1,6 +1,7 @@
 """Who may call us: the configuration against what a caller presents.
 
-A [[source]] may store. A [[destination]] with commitment may report what it keeps, and nothing else.
+A [[source]] may store, and with commitment_to ask whether its images are kept. A [[destination]] with commitment may
+report what it keeps, and nothing else.
 
 A refusal names what was presented and the line of the configuration that would admit the caller. AE titles and
 addresses are no patient data, but they come from outside: control characters and length are cut before logging.
@@ -52,6 +53,8 @@ class Rights:
     """Private SOP classes that it may store besides."""
     commits_for: tuple[str, ...]
     """Names of the destinations whose storage commitment reports it may bring."""
+    asks_commitment: bool = False
+    """Whether it may ask us for storage commitment."""
     why_not_store: Refusal | None = field(default=None, compare=False)
 
 
@@ -66,6 +69,7 @@ def rights_of(caller: Caller, config: Config) -> Rights | Refusal:
         store=from_source,
         accept_classes=() if isinstance(source, Refusal) else tuple(source.accept_classes),
         commits_for=commits_for,
+        asks_commitment=not isinstance(source, Refusal) and source.commitment_peer is not None,
         why_not_store=source if isinstance(source, Refusal) else None,
     )
 

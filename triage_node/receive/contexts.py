@@ -32,7 +32,7 @@ def supported_contexts(rights: Rights) -> list[PresentationContext]:
     if rights.store:
         contexts += [_context(uid, TRANSFER_SYNTAXES) for uid in STORAGE]
         contexts += [_context(uid, UNCOMPRESSED) for uid in rights.accept_classes if uid not in STORAGE]
-    if rights.commits_for:
+    if rights.commits_for or rights.asks_commitment:
         contexts += [_context(uid, UNCOMPRESSED, either_role=True) for uid in STORAGE_COMMITMENT]
     return contexts
 
@@ -48,6 +48,6 @@ def _context(sop_class_uid: str, syntaxes: Iterable[str], *, either_role: bool =
     context.abstract_syntax = sop_class_uid
     for syntax in syntaxes:
         context.add_transfer_syntax(syntax)
-    if either_role:  # the peer is the SCP of an association that it opens: role selection, PS3.7 D.3.3.4
+    if either_role:  # who reports is the SCP of an association that it opens: role selection, PS3.7 D.3.3.4
         context.scu_role = context.scp_role = True
     return context

@@ -22,11 +22,11 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.transport import AddressInformation
 
 from triage_node.config import Config
-from triage_node.domain import CommitmentReport, ReceivedObject, StoreStatus
+from triage_node.domain import CommitmentReport, CommitmentRequest, ReceivedObject, StoreStatus
 from triage_node.errors import ConfigError, RejectedObject
 from triage_node.log import event as log_event
 from triage_node.log import ref
-from triage_node.peers import status_of_report
+from triage_node.peers import status_of_report, status_of_request
 from triage_node.receive.callers import LOCAL_LIMIT_EXCEEDED, Caller, Refusal, Rights, printable, rights_of
 from triage_node.receive.contexts import STORAGE_COMMITMENT, VERIFICATION, register_private, supported_contexts
 from triage_node.receive.hardening import MAXIMUM_PDU_SIZE, GuardedConnection, HardenedServer, Limits
@@ -46,6 +46,7 @@ class Listener:
         admit: Callable[[ReceivedObject], int],
         released: Callable[[str], None],
         reported: Callable[[CommitmentReport, Sequence[str]], bool] = lambda *_: False,
+        asked: Callable[[str, CommitmentRequest], None] | None = None,
         refused: Callable[[Caller, Refusal], None] = lambda *_: None,
         not_taken: Callable[[str, str, int, str], None] = lambda *_: None,
         may_receive: Callable[[], bool] = lambda: True,
@@ -56,7 +57,8 @@ class Listener:
         status is answered), OSError (0xA700) or anything else (0xC211). The bytes it gets are the receive buffer:
         they must not be kept beyond the call. `released` is called once, with the id of the association, when an
         association that stored something has ended, however it ended. `reported` notes a storage commitment report
-        that came from one of the named destinations, and says whether its transaction is known. `refused` is told who
+        that came from one of the named destinations, and says whether its transaction is known. `asked` writes down
+        what the source of this AE title wants us to keep. `refused` is told who
         was refused and why, `not_taken` which object (SOP Instance UID, calling AE title, status, reason); neither may
         wait. While `may_receive()` is False (disk below its watermark, database down) associations that would store
         are rejected as transient and objects answered 0xA700.
@@ -65,6 +67,7 @@ class Listener:
         self._admit = admit
         self._released = released
         self._reported = reported
+        self._asked = asked
         self._refused = refused
         self._not_taken = not_taken
         self._may_receive = may_receive
@@ -107,6 +110,7 @@ class Listener:
                     (evt.EVT_REQUESTED, self._on_requested),
                     (evt.EVT_C_STORE, self._on_store),
                     (evt.EVT_N_EVENT_REPORT, self._on_event_report),
+                    (evt.EVT_N_ACTION, self._on_action),
                 ],
                 server_class=HardenedServer,
                 request_handler=GuardedConnection,
@@ -213,6 +217,13 @@ class Listener:
     def _on_event_report(self, event: evt.Event) -> tuple[int, None]:
         destinations = self._visits[event.assoc].rights.commits_for
         return status_of_report(event, lambda report: self._reported(report, destinations)), None
+
+    def _on_action(self, event: evt.Event) -> tuple[int, None]:
+        visit = self._visits[event.assoc]
+        asked = self._asked
+        if asked is None or not visit.rights.asks_commitment:
+            return StoreStatus.NOT_AUTHORISED, None
+        return status_of_request(event, lambda request: asked(visit.caller.calling_ae, request)), None
 
     def _status_of(self, received: ReceivedObject) -> int:
         """The status to answer; the process boundary of everything behind `admit`."""

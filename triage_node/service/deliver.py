@@ -10,6 +10,7 @@ from typing import Final
 from triage_node import log
 from triage_node.deliver.channel import Channel, channel_of
 from triage_node.deliver.dicom import DicomDestination
+from triage_node.domain import Proof
 from triage_node.pipeline.asking import Enquiries
 from triage_node.pipeline.attention import call_attention, escalate
 from triage_node.pipeline.committing import request_commitment
@@ -17,6 +18,8 @@ from triage_node.pipeline.completing import complete_series
 from triage_node.pipeline.counting import SourceCounts
 from triage_node.pipeline.delivering import deliver_next
 from triage_node.pipeline.parts import Parts
+from triage_node.pipeline.promising import report_promises
+from triage_node.pipeline.reading_back import read_back
 from triage_node.pipeline.retention import remove_old
 from triage_node.schedule import Housekeeping, Timer, Timers
 from triage_node.service.presence import present, this_process
@@ -52,6 +55,7 @@ def _deliver_while_held(parts: Parts, token: str, stop: threading.Event) -> None
     """Sender threads of each destination, and the completeness timer, until the lease is lost or the role stops."""
     ended = threading.Event()
     senders = [thread for channel in _channels(parts) for thread in _threads(parts, channel, ended)]
+    senders += _reporters(parts, ended)
     counts = SourceCounts(parts)
     timers = Timers(
         [
@@ -83,10 +87,11 @@ def _channels(parts: Parts) -> Iterator[Channel]:
 
 
 def _threads(parts: Parts, channel: Channel, ended: threading.Event) -> Iterator[threading.Thread]:
-    """One that sends; one that asks for commitment, so that no result waits for an answer about another."""
+    """One that sends; one that asks whether it arrived, so that no result waits for an answer about another."""
     jobs: dict[str, Job] = {"sender": partial(deliver_next, parts, channel)}
     if isinstance(channel, DicomDestination) and channel.commitment:
-        jobs["commitment"] = partial(request_commitment, parts, channel)
+        ask = request_commitment if channel.proof is Proof.COMMITTED else read_back
+        jobs["commitment"] = partial(ask, parts, channel)
     else:
         commitments.forgo(parts.database, channel.name, now=parts.clock())
     for name, job in jobs.items():
@@ -100,6 +105,20 @@ def _enquirers(parts: Parts, ended: threading.Event) -> Iterator[threading.Threa
     if parts.config.modality_worklist.host:
         job, name = Enquiries(parts).ask_next, "modality worklist"
         yield threading.Thread(target=_until, args=(ended, job, name), name=name, daemon=True)
+
+
+def _reporters(parts: Parts, ended: threading.Event) -> list[threading.Thread]:
+    """One for each source that may ask whether its images are kept."""
+    asking = {source.ae_title: source for source in parts.config.sources if source.commitment_peer}
+    return [
+        threading.Thread(
+            target=_until,
+            args=(ended, partial(report_promises, parts, source), name),
+            name=f"promises-{name}",
+            daemon=True,
+        )
+        for name, source in asking.items()
+    ]
 
 
 def _until(ended: threading.Event, job: Job, destination: str) -> None:

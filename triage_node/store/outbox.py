@@ -98,7 +98,7 @@ def mark_sent(
     With `commitment_due`, only once the destination, asked from then on, has confirmed each: see `commitments`.
     """
     with database.transaction() as connection:
-        values = {"sent_at": now, "commitment": None, "commitment_due": commitment_due}
+        values = {"sent_at": now, "commitment": None, "commitment_due": commitment_due, "proof": None}
         _finish(connection, parcel, OutboxState.SENT, status=status, error=None, **values)
         close_delivered(connection, [parcel.revision_id], now)
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from heapq import merge
+from itertools import groupby
 from typing import Any, Final
 
 import sqlalchemy as sa
 
-from triage_node.domain import InstanceOutcome, OutboxState
+from triage_node.domain import InstanceOutcome, OutboxState, Proof, delivery_text
 from triage_node.store.database import Database
 from triage_node.store.schema import instance, not_taken, outbox, quarantined, revision
 
@@ -38,7 +39,8 @@ class Receipt:
     reason: str | None
     priority: str | None
     results: str
-    """How many results of its series are where: "SENT 3"; empty where none is to be sent."""
+    """How many results of its series are where, by destination: "pacs: 3 confirmed by commitment, 1 sent; ris: 1 sent".
+    Empty where none is to be sent."""
     removed_at: datetime | None
     """When its file was removed from the disk."""
 
@@ -132,14 +134,22 @@ def _ended(connection: sa.Connection, series_uid: str) -> _Ended:
         sa.select(revision).where(revision.c.series_uid == series_uid).order_by(revision.c.revision.desc()).limit(1)
     ).one()
     counts = connection.execute(
-        sa.select(outbox.c.state, sa.func.count())
+        sa.select(outbox.c.destination, outbox.c.state, outbox.c.proof, sa.func.count().label("objects"))
         .where(outbox.c.revision_id == newest.id, outbox.c.state != OutboxState.CANCELLED.value)
-        .group_by(outbox.c.state)
-        .order_by(outbox.c.state)
-    )
+        .group_by(outbox.c.destination, outbox.c.state, outbox.c.proof)
+        .order_by(outbox.c.destination, outbox.c.state, outbox.c.proof)
+    ).all()
     return _Ended(
         outcome=newest.outcome or newest.state,
         reason=newest.reason,
         priority=newest.priority,
-        results=", ".join(f"{state} {count}" for state, count in counts),
+        results="; ".join(f"{name}: {_told(group)}" for name, group in groupby(counts, lambda row: row.destination)),
     )
+
+
+def _told(counts: Iterable[Any]) -> str:
+    texts = (
+        f"{row.objects} {delivery_text(OutboxState(row.state), Proof(row.proof) if row.proof else None)}"
+        for row in counts
+    )
+    return ", ".join(texts)

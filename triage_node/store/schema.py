@@ -183,6 +183,20 @@ quarantined = sa.Table(
     sa.UniqueConstraint("sop_uid", "sha256"),
 )
 
+promise = sa.Table(
+    "promise",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("calling_ae", sa.String(16), nullable=False),  # who asked whether we keep its images
+    sa.Column("transaction_uid", sa.String(64), nullable=False),
+    sa.Column("objects", sa.JSON, nullable=False),  # [[SOP Class UID, SOP Instance UID], ...]
+    sa.Column("asked_at", Moment, nullable=False),
+    sa.Column("report_at", Moment),  # (again) from then on; null when it was reported, or given up
+    sa.Column("attempts", sa.Integer, nullable=False, default=0),
+    sa.UniqueConstraint("calling_ae", "transaction_uid"),
+    sa.Index("promise_due", "calling_ae", "report_at"),
+)
+
 not_taken = sa.Table(
     "not_taken",
     metadata,

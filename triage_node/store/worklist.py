@@ -7,6 +7,7 @@ newest published ones that which is analysed and most urgent, or else failed, or
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +22,7 @@ from triage_node.domain import (
     Outcome,
     Patient,
     Priority,
+    Proof,
     RequestedProcedure,
     SeriesState,
 )
@@ -62,6 +64,10 @@ class Delivery:
     destination: str
     states: Mapping[str, int]
     """Number of objects by OutboxState."""
+    proofs: Mapping[str | None, int]
+    """Number of objects by Proof; None: it was not asked, or did not say."""
+    unconfirmed: int
+    """How many were sent and are to be confirmed yet."""
     error: str | None
     """Of an object that is dead, or waits for its next try."""
 
@@ -253,15 +259,14 @@ def _of_series(connection: sa.Connection, study_uid: str) -> list[Event]:
 
 def _of_results(connection: sa.Connection, study_uid: str) -> list[Event]:
     query = (
-        sa.select(result_table.c.kind, outbox.c.destination, outbox.c.state, outbox.c.sent_at)
+        sa.select(result_table.c.kind, outbox.c.destination, outbox.c.state, outbox.c.sent_at, outbox.c.proof)
         .join(result_table, result_table.c.sop_uid == outbox.c.sop_uid)
         .where(result_table.c.study_uid == study_uid, outbox.c.sent_at.is_not(None))
     )
     return [
         Event(
             at=each.sent_at,
-            text=f"{each.kind.replace('_', ' ').lower()} sent to {each.destination}"
-            + (", which confirmed that it keeps it" if each.state == OutboxState.CONFIRMED else ""),
+            text=f"{each.kind.replace('_', ' ').lower()} sent to {each.destination}" + _proven(each.proof),
         )
         for each in connection.execute(query)
     ]
@@ -274,6 +279,15 @@ def _of_order(connection: sa.Connection, study_uid: str) -> list[Event]:
         for each in connection.execute(known)
         if each.answer is not None
     ]
+
+
+def _proven(proof: str | None) -> str:
+    texts = {
+        Proof.COMMITTED: ", which confirmed that it keeps it",
+        Proof.FOUND: ", where it was found by C-FIND",
+        Proof.MISSING: ", which does not have it",
+    }
+    return texts[Proof(proof)] if proof else ""
 
 
 _ORDER: Final = (study.c.rank, study.c.last_image_at, study.c.id)
@@ -361,23 +375,31 @@ def _deliveries(connection: sa.Connection, revision_ids: Sequence[int]) -> dict[
             outbox.c.revision_id,
             outbox.c.destination,
             outbox.c.state,
+            outbox.c.proof,
             sa.func.count().label("objects"),
+            sa.func.count(outbox.c.commitment_due).label("due"),
             sa.func.max(outbox.c.error).label("error"),
         )
         .where(outbox.c.revision_id.in_(revision_ids))
-        .group_by(outbox.c.revision_id, outbox.c.destination, outbox.c.state)
+        .group_by(outbox.c.revision_id, outbox.c.destination, outbox.c.state, outbox.c.proof)
         .order_by(outbox.c.revision_id, outbox.c.destination)
     )
     told: dict[tuple[int, str], dict[str, Any]] = {}
     for each in connection.execute(query):
-        one = told.setdefault((each.revision_id, each.destination), {"states": {}, "error": None})
-        one["states"][each.state] = each.objects
+        one = told.setdefault((each.revision_id, each.destination), _nothing_known())
+        one["states"][each.state] += each.objects
+        one["proofs"][each.proof] += each.objects if each.state != OutboxState.CANCELLED else 0
+        one["unconfirmed"] += each.due if each.state == OutboxState.SENT else 0
         if each.state in (OutboxState.DEAD.value, OutboxState.PENDING.value, OutboxState.SENDING.value):
             one["error"] = one["error"] or each.error
     found: dict[int, list[Delivery]] = {}
     for (revision_id, destination), one in told.items():
         found.setdefault(revision_id, []).append(Delivery(destination=destination, **one))
     return found
+
+
+def _nothing_known() -> dict[str, Any]:
+    return {"states": Counter(), "proofs": Counter(), "unconfirmed": 0, "error": None}
 
 
 def _open(connection: sa.Connection, study_uids: Sequence[str]) -> dict[str, tuple[int, str]]:

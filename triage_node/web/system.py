@@ -180,7 +180,7 @@ def _destination(traffic: Traffic, configured: Mapping[str, AnyDestination]) -> 
 
 
 def _commits(destination: AnyDestination) -> bool:
-    return isinstance(destination, Destination) and destination.commitment
+    return isinstance(destination, Destination) and destination.proof is not None
 
 
 def _how_it_goes(traffic: Traffic, destination: AnyDestination | None) -> tuple[str, str]:

@@ -14,7 +14,9 @@ from triage_node.domain import (
     Outcome,
     Patient,
     Priority,
+    Proof,
     SeriesState,
+    delivery_text,
     probability_text,
 )
 from triage_node.store.worklist import Delivery, Row
@@ -157,14 +159,22 @@ def _found(name: str, result: Mapping[str, Any]) -> str:
 
 def _delivered(one: Delivery) -> dict[str, str]:
     states = {OutboxState(state) for state in one.states if state != OutboxState.CANCELLED}
-    if OutboxState.DEAD in states:
+    proofs = {Proof(proof) for proof, objects in one.proofs.items() if proof and objects}
+    if OutboxState.DEAD in states and Proof.MISSING in proofs:
+        said, mood = f"missing in {one.destination}: {one.error or 'it does not say why'}", "bad"
+    elif OutboxState.DEAD in states:
         said, mood = f"{one.destination} refused: {one.error or 'no reason given'}", "bad"
+    elif states & {OutboxState.PENDING, OutboxState.SENDING} and Proof.MISSING in proofs:
+        said, mood = f"missing in {one.destination}: sending again", "waiting"
     elif states & {OutboxState.PENDING, OutboxState.SENDING} and one.error:
         said, mood = f"{one.destination}: trying again ({one.error})", "waiting"
     elif states & {OutboxState.PENDING, OutboxState.SENDING}:
         said, mood = f"on its way to {one.destination}", "waiting"
     elif states == {OutboxState.CONFIRMED}:
-        said, mood = f"in {one.destination}, confirmed", "good"
+        how = " and ".join(sorted({delivery_text(OutboxState.CONFIRMED, proof) for proof in proofs}))
+        said, mood = f"in {one.destination}, {how}", "good"
+    elif one.unconfirmed:
+        said, mood = f"sent to {one.destination}, not confirmed yet", "waiting"
     elif states:
         said, mood = f"in {one.destination}", "good"
     else:

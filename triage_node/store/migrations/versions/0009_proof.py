@@ -1,4 +1,4 @@
-"""Proof of delivery, and the objects that were refused.
+"""Proof of delivery, the objects that were refused, and what sources asked us to keep.
 
 Revision ID: 0009
 """
@@ -13,7 +13,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add the table and the column; what was CONFIRMED before was so by storage commitment."""
+    """Add the tables and the column; what was CONFIRMED before was so by storage commitment."""
     op.create_table(
         "not_taken",
         sa.Column("sop_uid", sa.String(64), primary_key=True),
@@ -24,6 +24,18 @@ def upgrade() -> None:
         sa.Column("first_at", sa.Double(), nullable=False),
         sa.Column("last_at", sa.Double(), nullable=False, index=True),
     )
+    op.create_table(
+        "promise",
+        sa.Column("id", sa.Integer(), primary_key=True),
+        sa.Column("calling_ae", sa.String(16), nullable=False),
+        sa.Column("transaction_uid", sa.String(64), nullable=False),
+        sa.Column("objects", sa.JSON(), nullable=False),
+        sa.Column("asked_at", sa.Double(), nullable=False),
+        sa.Column("report_at", sa.Double(), nullable=True),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.UniqueConstraint("calling_ae", "transaction_uid"),
+    )
+    op.create_index("promise_due", "promise", ["calling_ae", "report_at"])
     op.add_column("outbox", sa.Column("proof", sa.String(16), nullable=True))
     outbox = sa.table("outbox", sa.column("state"), sa.column("proof"))
     op.execute(outbox.update().where(outbox.c.state == "CONFIRMED").values(proof="COMMITTED"))
