@@ -66,9 +66,12 @@ class Orthanc:
 
 @contextmanager
 def running_orthanc(
-    folder: Path, modalities: dict[str, list[Any]] | None = None, *, dicomweb: bool = False
+    folder: Path, modalities: dict[str, list[Any]] | None = None, *, dicomweb: dict[str, Any] | None = None
 ) -> Iterator[Orthanc]:
-    """An empty Orthanc, AE title ORTHANC. `modalities` are those that it knows: {name: [AE title, host, port]}."""
+    """An empty Orthanc, AE title ORTHANC. `modalities` are those that it knows: {name: [AE title, host, port]}.
+
+    `dicomweb` loads its plugin with these settings.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     dicom_port, http_port = free_port(), free_port()
     settings = {
@@ -80,7 +83,8 @@ def running_orthanc(
         "RemoteAccessAllowed": False,
         "DicomCheckCalledAet": True,
         "DicomModalities": modalities or {},
-        "Plugins": [require_file(_DICOMWEB, "orthanc-dicomweb")] if dicomweb else [],
+        "Plugins": [] if dicomweb is None else [require_file(_DICOMWEB, "orthanc-dicomweb")],
+        "DicomWeb": dicomweb or {},
     }
     config = folder / "orthanc.json"
     config.write_text(json.dumps(settings))
