@@ -66,10 +66,15 @@ class Orthanc:
 
 @contextmanager
 def running_orthanc(
-    folder: Path, modalities: dict[str, list[Any]] | None = None, *, dicomweb: bool = False, **more: Any
+    folder: Path,
+    modalities: dict[str, list[Any]] | None = None,
+    *,
+    dicomweb: dict[str, Any] | None = None,
+    **more: Any,
 ) -> Iterator[Orthanc]:
-    """An empty Orthanc, AE title ORTHANC. `modalities` are those that it knows: {name: [AE title, host, port]}; `more`
-    are settings of its own, by their names."""
+    """An empty Orthanc, AE title ORTHANC. `modalities` are those that it knows: {name: [AE title, host, port]};
+    `dicomweb` loads its plugin with these settings; `more` are settings by their names.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     dicom_port, http_port = free_port(), free_port()
     settings = {
@@ -81,7 +86,8 @@ def running_orthanc(
         "RemoteAccessAllowed": False,
         "DicomCheckCalledAet": True,
         "DicomModalities": modalities or {},
-        "Plugins": [require_file(_DICOMWEB, "orthanc-dicomweb")] if dicomweb else [],
+        "Plugins": [] if dicomweb is None else [require_file(_DICOMWEB, "orthanc-dicomweb")],
+        "DicomWeb": dicomweb or {},
     } | more
     config = folder / "orthanc.json"
     config.write_text(json.dumps(settings))

@@ -120,6 +120,8 @@ class Admission:
             raise RejectedObject(
                 StoreStatus.DATASET_DOES_NOT_MATCH, "the data set is not the object that the command announced"
             )
+        if received.study_uid and header["StudyInstanceUID"] != received.study_uid:
+            raise RejectedObject(StoreStatus.DATASET_DOES_NOT_MATCH, "the data set is of another study than announced")
         return _instance(
             header,
             transfer_syntax_uid=received.transfer_syntax_uid,
@@ -219,7 +221,7 @@ def _received_header(received: ReceivedObject) -> Header:
     if received.transfer_syntax_uid not in (ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian):
         explicit_vr = received.transfer_syntax_uid != ImplicitVRLittleEndian
         texts = first_texts(received.dataset, _TAGS, explicit_vr=explicit_vr)
-    if texts is None or len(texts) < len(_TAGS):
+    if texts is None:  # what was walked through lacks what is not among them
         return _parsed_header(BytesIO(b"".join((received.header, received.dataset))))
     return _identified({_TAGS[tag]: text for tag, text in texts.items()})
 

@@ -206,6 +206,11 @@ class Source:
     accept_classes: list[str] = setting(
         [], "private SOP Class UIDs it may send besides: kept, never analysed", check=_uids
     )
+    token: str = setting(
+        "",
+        'where the token is by which it sends by STOW-RS to the port of [web]: "env:NAME" or "file:PATH"; empty: not',
+        check=_no_or_secret,
+    )
 
     @property
     def find_peer(self) -> tuple[str, str, int] | None:
@@ -619,7 +624,7 @@ def load(path: Path) -> Config:
     tables["web"] = _resolve_pem(tables["web"], path.resolve().parent)
     return Config(
         **tables,
-        sources=tuple(lists["source"]),
+        sources=tuple(_resolve_files(each, path.resolve().parent) for each in lists["source"]),
         destinations=tuple(_resolve_files(each, path.resolve().parent) for each in lists["destination"]),
         rules=tuple(_rule(r) for r in lists["rule"]) or DEFAULT_RULES,
         users=tuple(lists["user"]),
@@ -824,7 +829,7 @@ def _resolve_pem(web: Web, base: Path) -> Web:
 
 
 def _resolve_files(destination: Any, base: Path) -> Any:
-    """Files that a destination names are beside the configuration."""
+    """Files that a destination or a source names are beside the configuration."""
     named = [f.name for f in fields(destination) if f.name in ("ca_file", "certificate", "private_key")]
     values = {name: str(base / getattr(destination, name)) for name in named if getattr(destination, name)}
     secrets = {name: getattr(destination, name, "") for name in ("secret", "token", "password")}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum, StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -554,6 +554,18 @@ class ReceivedObject:
     source_address: str
     association: str
     """Random id of the association that brought it."""
+    study_uid: str = ""
+    """The study that it was announced to be of; empty: of any."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreAnswer:
+    """What is answered to a STOW-RS request (PS3.18 10.5.3)."""
+
+    code: int
+    """HTTP status."""
+    content: Mapping[str, Any]
+    """The store instances response module (PS3.3 C.39) in the DICOM JSON Model."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,6 +30,8 @@ _PIXELS: Final = 0x7FE00008  # Float, Double Float, Pixel Data: no header elemen
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD  # PS3.5 7.5
 
 
+_LONGEST_META_BYTES: Final = 1 << 16
+"""Of File Meta Information; private information in it is not that long."""
 _DELIMITERS: Final = 0xFFFE
 _SYNTAX: Final = 0x00020010
 _IMPLICIT: Final = b"1.2.840.10008.1.2"
@@ -62,6 +64,26 @@ def first_texts(dataset: memoryview | bytes, tags: Collection[int], *, explicit_
     except (_Unusual, struct.error, UnicodeDecodeError, RecursionError):
         return None
     return found
+
+
+def file_meta(file: memoryview | bytes) -> tuple[dict[int, str], int] | None:
+    """The File Meta Information of a PS3.10 file (7.1), as `first_texts`, and where its data set begins.
+
+    None where it is none, whatever comes behind it.
+    """
+    if bytes(file[128:132]) != b"DICM":
+        return None
+    found: dict[int, str] = {}
+    at = 132
+    try:
+        for tag, value_at, length in _elements(file[: 132 + _LONGEST_META_BYTES], 132, True):
+            if tag >> 16 != 0x0002:
+                break
+            found[tag] = bytes(file[value_at : value_at + min(length, 100)]).decode("ascii", "replace").rstrip("\0 ")
+            at = value_at + length
+    except (_Unusual, struct.error, RecursionError):
+        pass  # what comes behind it is in another syntax, or cut off here
+    return (found, at) if found and at < len(file) else None
 
 
 def count_header(file: memoryview | bytes, *, most: int) -> int | None:

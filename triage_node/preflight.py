@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 
-from triage_node import peers
+from triage_node import peers, secret
 from triage_node.config import Config, Destination, DicomwebDestination
 from triage_node.deliver.channel import message_channel_of
 from triage_node.deliver.dicomweb import DicomwebChannel
@@ -53,6 +53,8 @@ def check(config: Config, *, load_model: Callable[[], str], now: datetime) -> It
         if destination.find_peer:
             yield _find_finding(destination.name, destination.find_peer, config)
     for source in config.sources:
+        if source.token:
+            yield _finding(f"token of {source.ae_title}", partial(_try_token, source.token))
         if source.find_peer:
             yield _find_finding(source.ae_title, source.find_peer, config)
     worklist = config.modality_worklist
@@ -126,6 +128,12 @@ def _try_outbox(config: Config) -> str:
     if letters:
         raise ConfigError(f"{letters} dead letter(s): see `triage-node status`, then `triage-node retry`")
     return "no result waits for a person"
+
+
+def _try_token(where: str) -> str:
+    if len(secret.look_up(where)) < secret.SHORTEST:
+        raise ConfigError(f"{secret.place(where)} must hold a secret of {secret.SHORTEST} characters or more")
+    return "it is there; images are taken at /dicom-web/studies of the pages"
 
 
 def _try_echo(peer: peers.Peer, calling_ae: str) -> str:

@@ -19,11 +19,13 @@ import os
 import secrets
 import shutil
 import struct
+import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from triage_node.domain import ReceivedObject
 from triage_node.log import ref
@@ -198,6 +200,10 @@ class Spool:
         finally:
             linked.unlink(missing_ok=True)
             part.unlink(missing_ok=True)
+
+    def scratch(self) -> BinaryIO:
+        """A file without a name, for what is not an object yet: gone when it is closed, also by a kill."""
+        return cast(BinaryIO, tempfile.TemporaryFile(dir=self._incoming))
 
     def free_mb(self) -> float:
         """Free disk space, MB."""

@@ -56,7 +56,7 @@ def snippet() -> str:
 def test_orthanc_is_sent_every_object_once_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the configuration that the guide shows; a proxy of the environment is not asked."""
     monkeypatch.setenv("TRIAGE_PACS_TOKEN", TOKEN)
-    with running_orthanc(tmp_path / "orthanc", dicomweb=True) as orthanc, DemoPacs(tmp_path / "pacs") as pacs:
+    with running_orthanc(tmp_path / "orthanc", dicomweb={}) as orthanc, DemoPacs(tmp_path / "pacs") as pacs:
         path = tmp_path / "triage-node.toml"
         path.write_text(snippet().replace("https://pacs.hospital.example", f"http://127.0.0.1:{orthanc.http_port}"))
         site = ToldSite(tmp_path, pacs, *config.load(path).destinations)
@@ -76,7 +76,7 @@ def test_orthanc_is_sent_every_object_once_as_it_is(tmp_path: Path, monkeypatch:
 
 
 def test_a_server_that_has_an_object_already_takes_it_again(tmp_path: Path) -> None:
-    with running_orthanc(tmp_path / "orthanc", dicomweb=True) as orthanc:
+    with running_orthanc(tmp_path / "orthanc", dicomweb={}) as orthanc:
         outgoing = write_ct(tmp_path / "a.dcm")
         for _ in range(2):
             assert sent(channel(orthanc.http_port), outgoing) == [None]

@@ -83,7 +83,7 @@ def _source_of(caller: Caller, config: Config) -> Source | Refusal:
     named = [source for source in config.sources if source.ae_title.strip() == caller.calling_ae.strip()]
     if not named:
         return _unknown_title(caller, config)
-    here = [source for source in named if _calls_from(source.hosts, caller.address)]
+    here = [source for source in named if calls_from(source.hosts, caller.address)]
     if not here:
         return _unknown_address(caller, named, config)
     called = [source for source in here if _called_by(source, config) == caller.called_ae.strip()]
@@ -104,7 +104,7 @@ def _commits_for(caller: Caller, config: Config, *, known_address: bool) -> tupl
     return tuple(
         destination.name
         for destination in named
-        if known_address or _calls_from([*destination.hosts, *_addresses(destination.host)], caller.address)
+        if known_address or calls_from([*destination.hosts, *_addresses(destination.host)], caller.address)
     )
 
 
@@ -141,7 +141,7 @@ def _wrong_called_title(caller: Caller, source: Source, config: Config) -> Refus
     )
 
 
-def _calls_from(hosts: Sequence[str], address: str) -> bool:
+def calls_from(hosts: Sequence[str], address: str) -> bool:
     peer = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(peer, ipaddress.IPv6Address) and peer.ipv4_mapped:
         peer = peer.ipv4_mapped  # an IPv4 caller of a listener on "::"

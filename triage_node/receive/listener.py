@@ -23,13 +23,13 @@ from pynetdicom.transport import AddressInformation
 
 from triage_node.config import Config
 from triage_node.domain import CommitmentReport, CommitmentRequest, ReceivedObject, StoreStatus
-from triage_node.errors import ConfigError, RejectedObject
+from triage_node.errors import ConfigError
 from triage_node.log import event as log_event
-from triage_node.log import ref
 from triage_node.peers import status_of_report, status_of_request
 from triage_node.receive.callers import LOCAL_LIMIT_EXCEEDED, Caller, Refusal, Rights, printable, rights_of
 from triage_node.receive.contexts import STORAGE_COMMITMENT, VERIFICATION, register_private, supported_contexts
 from triage_node.receive.hardening import MAXIMUM_PDU_SIZE, GuardedConnection, HardenedServer, Limits
+from triage_node.receive.storing import NotTaken, is_stored, refused, status_of
 
 # Connections beyond the associations we serve, so that a caller who comes too many is told so by an A-ASSOCIATE-RJ.
 _CONNECTIONS_TO_REFUSE: Final = 16
@@ -48,7 +48,7 @@ class Listener:
         reported: Callable[[CommitmentReport, Sequence[str]], bool] = lambda *_: False,
         asked: Callable[[str, CommitmentRequest], None] | None = None,
         refused: Callable[[Caller, Refusal], None] = lambda *_: None,
-        not_taken: Callable[[str, str, int, str], None] = lambda *_: None,
+        not_taken: NotTaken = lambda *_: None,
         may_receive: Callable[[], bool] = lambda: True,
     ) -> None:
         """The callbacks are called from the threads of the associations, several at a time.
@@ -81,7 +81,7 @@ class Listener:
 
         Raises ConfigError where the address cannot be bound.
         """
-        _silence_libraries()
+        silence_libraries()
         self._server = self._bind()
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": _POLL_S}, name="dicom-listener"
@@ -206,9 +206,9 @@ class Listener:
         received = _received_object(event, visit)
         if not visit.rights.store:  # pynetdicom serves a class over the context of another one
             visit.refused += 1
-            return self._refuse(received, StoreStatus.NOT_AUTHORISED, "this caller may not store")
-        status = self._status_of(received)
-        stored = status == StoreStatus.SUCCESS or status >> 12 == 0xB  # warnings are stored too
+            return refused(received, StoreStatus.NOT_AUTHORISED, "this caller may not store", self._not_taken)
+        status = status_of(received, admit=self._admit, may_receive=self._may_receive, not_taken=self._not_taken)
+        stored = is_stored(status)
         visit.stored += stored
         visit.refused += not stored
         visit.received_bytes += len(received.dataset)
@@ -224,31 +224,6 @@ class Listener:
         if asked is None or not visit.rights.asks_commitment:
             return StoreStatus.NOT_AUTHORISED, None
         return status_of_request(event, lambda request: asked(visit.caller.calling_ae, request)), None
-
-    def _status_of(self, received: ReceivedObject) -> int:
-        """The status to answer; the process boundary of everything behind `admit`."""
-        try:
-            if not self._may_receive():
-                return self._refuse(received, StoreStatus.OUT_OF_RESOURCES, "no resources")
-            return self._admit(received)
-        except RejectedObject as error:
-            return self._refuse(received, error.status, str(error))
-        except OSError as error:
-            return self._refuse(received, StoreStatus.OUT_OF_RESOURCES, error.strerror or type(error).__name__)
-        except Exception as error:  # noqa: BLE001 - a DIMSE status must be answered; messages may hold values
-            return self._refuse(received, StoreStatus.HANDLER_FAILED, type(error).__name__)
-
-    def _refuse(self, received: ReceivedObject, status: int, reason: str) -> int:
-        """`status`, after everybody was told who has to know."""
-        log_event(
-            "object refused",
-            ref=ref(received.sop_uid),
-            association=received.association,
-            status=f"0x{status:04X}",
-            reason=reason,
-        )
-        self._not_taken(received.sop_uid, received.calling_ae, status, reason)
-        return status
 
 
 @dataclass
@@ -340,7 +315,7 @@ def _short_element(element: int, vr: bytes, value: str) -> bytes:
     return struct.pack("<HH2sH", 0x0002, element, vr, len(padded)) + padded
 
 
-def _silence_libraries() -> None:
+def silence_libraries() -> None:
     """They log element values, tracebacks and malformed UIDs; what an admin needs is in our own events."""
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
     _config.LOG_HANDLER_LEVEL = "none"

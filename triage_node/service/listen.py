@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import gc
 import threading
-from typing import Final
 
 from triage_node.admit import Admission
 from triage_node.pipeline.committing import note_report
 from triage_node.pipeline.parts import Parts
 from triage_node.pipeline.promising import note_request
 from triage_node.receive import Listener
-from triage_node.schedule import Timer, Timers
+from triage_node.schedule import Timers
 from triage_node.service.presence import present
-from triage_node.service.refusals import ObjectRefusals, RefusalCounts
-
-REFUSALS_S: Final = 1.0
+from triage_node.service.refusals import ObjectRefusals, RefusalCounts, written
 
 
 def run(parts: Parts, stop: threading.Event) -> None:
@@ -33,12 +30,7 @@ def run(parts: Parts, stop: threading.Event) -> None:
         not_taken=not_taken.note,
         may_receive=lambda: parts.spool.free_mb() >= parts.config.node.min_free_mb,
     )
-    timers = Timers(
-        [
-            Timer(name="refusals", every_s=REFUSALS_S, job=lambda: counts.write(parts.database)),
-            Timer(name="refused objects", every_s=REFUSALS_S, job=lambda: not_taken.write(parts.database)),
-        ]
-    )
+    timers = Timers(written(parts.database, counts, not_taken))
     port = listener.start()
     timers.start()
     gc.freeze()  # what is loaded by now stays: collections of what images leave behind need not look at it

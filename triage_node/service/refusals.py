@@ -9,11 +9,14 @@ from threading import Lock
 from typing import Final
 
 from triage_node.receive.callers import Caller, Refusal, printable
+from triage_node.schedule import Timer
 from triage_node.store import not_taken, refusals
 from triage_node.store.database import Database
 from triage_node.store.not_taken import NotTaken
 from triage_node.store.refusals import Refused
 
+REFUSALS_S: Final = 1.0
+"""From one write to the next."""
 DIFFERENT: Final = 500
 """So many are told apart between two writes; the others are counted together."""
 OBJECTS: Final = 10_000
@@ -93,3 +96,11 @@ class ObjectRefusals:
             told, self._told = self._told, {}
         if told:
             not_taken.record(database, told.values())
+
+
+def written(database: Database, callers: RefusalCounts, objects: ObjectRefusals) -> list[Timer]:
+    """Timers that write them."""
+    return [
+        Timer(name="refusals", every_s=REFUSALS_S, job=lambda: callers.write(database)),
+        Timer(name="refused objects", every_s=REFUSALS_S, job=lambda: objects.write(database)),
+    ]

@@ -1,10 +1,11 @@
-"""The web role: the pages."""
+"""The web role: the pages, and images that come by STOW-RS."""
 
 from __future__ import annotations
 
 import ctypes
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from triage_node import log
@@ -14,6 +15,7 @@ from triage_node.service.presence import present
 from triage_node.store import access
 from triage_node.web import Site, WebServer, create_app
 from triage_node.web.access import LOCAL_ROLE, LOCAL_USER
+from triage_node.web.site import StowReceiver
 
 _M_ARENA_MAX: Final = -8  # malloc.h
 
@@ -21,8 +23,13 @@ _M_ARENA_MAX: Final = -8  # malloc.h
 def run(parts: Parts, stop: threading.Event) -> None:
     """The pages, until `stop` is set."""
     _share_one_heap()
+    with _receiver(parts) as stow:
+        site = Site(config=parts.config, database=parts.database, spool=parts.spool, clock=parts.clock, stow=stow)
+        _serve(parts, site, stop)
+
+
+def _serve(parts: Parts, site: Site, stop: threading.Event) -> None:
     config = parts.config
-    site = Site(config=config, database=parts.database, spool=parts.spool, clock=parts.clock)
     server = WebServer(create_app(site), config.web)
     access.end_all_but(parts.database, {user.name: user.role for user in config.users} or {LOCAL_USER: LOCAL_ROLE})
 
@@ -36,6 +43,18 @@ def run(parts: Parts, stop: threading.Event) -> None:
             token = access.make_link(parts.database, now=parts.clock())
             log.event("the worklist opens, once, with this link", link=entry_url(config, server.port, token))
         server.run()
+
+
+@contextmanager
+def _receiver(parts: Parts) -> Iterator[StowReceiver | None]:
+    """What takes images by HTTP, where a source has a token; else nothing of DICOM networking is loaded."""
+    if not any(source.token for source in parts.config.sources):
+        yield None
+        return
+    from triage_node.service.stow import receiver
+
+    with receiver(parts) as stow:
+        yield stow
 
 
 def _share_one_heap() -> None:

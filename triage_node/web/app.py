@@ -7,6 +7,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
+from anyio import CapacityLimiter
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
@@ -14,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from triage_node import log
-from triage_node.web import access, figures, status, study, system, trying, worklist
+from triage_node.web import access, dicomweb, figures, status, study, system, trying, worklist
 from triage_node.web.access import NotLoggedIn
 from triage_node.web.pages import page, wants_json
 from triage_node.web.site import Site
@@ -44,9 +45,10 @@ def create_app(site: Site) -> FastAPI:
     app.state.throttle = access.Throttle()
     app.state.watch = worklist.Watch()
     app.state.uploading = set[str]()
+    app.state.storing = CapacityLimiter(dicomweb.THREADS)
     app.add_middleware(_WithHeaders)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
-    for part in (access, worklist, study, trying, figures, system, status):
+    for part in (access, worklist, study, trying, figures, system, status, dicomweb):
         app.include_router(part.router)
     app.add_exception_handler(NotLoggedIn, _to_login)
     app.add_exception_handler(HTTPException, _error_page)
@@ -72,13 +74,13 @@ class _WithHeaders:
                 message["headers"] += [(name.encode(), value.encode()) for name, value in ours.items()]
             await send(message)
 
-        read_bytes = 0
+        read_bytes, stored = 0, scope["path"].startswith(dicomweb.PREFIX)
 
         async def in_bounds() -> Message:
             nonlocal read_bytes
             message = await receive()
             read_bytes += len(message.get("body", b""))
-            if read_bytes > FORM_BYTES and scope["path"] not in UNBOUNDED:
+            if read_bytes > FORM_BYTES and scope["path"] not in UNBOUNDED and not stored:
                 raise HTTPException(413, "this form is too long")
             return message
 
