@@ -438,7 +438,7 @@ class ModalityWorklist:
     ae_title: str = setting("", "its AE title", check=_ae_title_or_none)
     host: str = setting("", "its address or host name; empty: nobody is asked")
     port: int = setting(104, "its DICOM port", check=_port)
-    timeout_s: float = setting(5.0, "s it may take to answer", check=_at_least(0.1))
+    timeout_s: float = setting(5.0, "s it may take to answer", check=_between(0.1, 10))
 
 
 @dataclass(frozen=True, kw_only=True)

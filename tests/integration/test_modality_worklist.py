@@ -359,6 +359,11 @@ def test_a_key_that_matches_others_too_is_no_key(number: str) -> None:
     query = asking.query_for("1.2.3", replace(patient, patient_id="MRN"))
     assert query is not None
     assert (query.AccessionNumber, query.PatientID, query.StudyInstanceUID) == (None, "MRN", "1.2.3")
+    assert "SpecificCharacterSet" not in query
+    assert asking.query_for("no UID", replace(patient, patient_id="MRN")) is None
+    foreign = asking.query_for("1.2.3", replace(patient, patient_id="Grünholz"))
+    assert foreign is not None
+    assert foreign.SpecificCharacterSet == "ISO_IR 192"
 
 
 def test_images_that_name_nobody_are_not_asked_for(start: Start) -> None:
@@ -444,7 +449,7 @@ def test_results_are_out_while_a_worklist_that_never_answers_still_keeps_us_wait
     PACS and the worklist page have the result."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(WAIT_S)
-        site = start(silent.getsockname()[1], timeout_s=300)
+        site = start(silent.getsockname()[1], timeout_s=60)
         stop = threading.Event()
         role = threading.Thread(target=deliver.run, args=(site.parts, stop))
         images = site.arrive()
