@@ -23,7 +23,7 @@ SETTINGS = """\
 [node]
 ae_title = "TRIAGE"
 host = "127.0.0.1"
-port = 0
+port = {port}
 data_dir = "data"
 database = "{database}"
 min_free_mb = 100
@@ -43,6 +43,7 @@ attempts = {attempts}
 [delivery]
 backoff_s = 0.2
 lease_s = 3
+timeout_s = {timeout_s}
 commitment_timeout_s = 3
 
 [web]
@@ -78,18 +79,28 @@ class Node:
         bundle: Path | str = "default",
         database: str = "",
         commitment: bool = False,
+        port: int = 0,
+        timeout_s: float = 30.0,
+        more: str = "",
     ) -> None:
+        """`more` are further tables of the configuration."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.config_path = folder / "triage-node.toml"
         text = SETTINGS.format(
-            settle_s=settle_s, notice_after_s=notice_after_s, attempts=attempts, bundle=bundle, database=database
+            settle_s=settle_s,
+            notice_after_s=notice_after_s,
+            attempts=attempts,
+            bundle=bundle,
+            database=database,
+            port=port,
+            timeout_s=timeout_s,
         )
         for ae_title, port in destinations.items():
             text += DESTINATION.format(
                 name=ae_title.lower(), ae_title=ae_title, port=port, commitment=str(commitment).lower()
             )
-        self.config_path.write_text(text)
+        self.config_path.write_text(text + more)
         self.config = configuration.load(self.config_path)
         self.database = open_database(self.config.database_url)
         self.processes: list[subprocess.Popen[bytes]] = []

@@ -1,0 +1,243 @@
+"""A node that serves, and all that it tells: Orthanc by C-STORE with storage commitment, Orthanc by STOW-RS, a RIS by
+HL7, a pager, a UPS worklist; wlmscpfs of dcmtk says what was ordered. The model is thresholds of HU (tests.bands).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import sqlalchemy as sa
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from tests import ct
+from tests.bands import write_band_bundle, write_head
+from tests.hook import Hook
+from tests.integration.test_hl7 import field, observation, strict
+from tests.integration.test_modality_worklist import item, wlmscpfs
+from tests.node import Node, alive
+from tests.orthanc import Orthanc, running_orthanc
+from tests.tools import free_port
+from triage_node.store import board
+from triage_node.store.schema import outbox, result, revision
+from triage_node.testing import DemoRis, DemoUps
+
+WAIT_S: Final = 90.0
+OBJECTS: Final = ("pacs", "archive")
+TOLD: Final = ("ris", "pager", "worklist")
+DONE: Final = {False: {"SENT", "CANCELLED"}, True: {"CONFIRMED", "CANCELLED"}}
+"""Of a row, by whether its destination commits."""
+PEERS: Final = """
+[modality_worklist]
+ae_title = "WL"
+host = "127.0.0.1"
+port = {mwl}
+
+[[destination]]
+name = "pacs"
+ae_title = "ORTHANC"
+host = "127.0.0.1"
+port = {pacs}
+commitment = true
+
+[[destination]]
+name = "archive"
+kind = "dicomweb"
+url = "http://127.0.0.1:{archive}/dicom-web"
+
+[[destination]]
+name = "ris"
+kind = "hl7"
+host = "127.0.0.1"
+port = {ris}
+
+[[destination]]
+name = "pager"
+kind = "webhook"
+url = "http://127.0.0.1:{pager}/"
+secret = "env:PAGER_SECRET"
+
+[[destination]]
+name = "worklist"
+kind = "ups"
+ae_title = "WORKLIST"
+host = "127.0.0.1"
+port = {ups}
+"""
+
+
+@dataclass(kw_only=True)
+class Hospital:
+    """The node and everybody around it."""
+
+    folder: Path
+    node: Node
+    pacs: Orthanc
+    archive: Orthanc
+    ris: DemoRis
+    pager: Hook
+    ups: DemoUps
+
+    def send(self, name: str, *, blood: str | None, only: slice = slice(None)) -> str:
+        """A head CT, or some of its images, from CT1; returns its Series Instance UID."""
+        folder = self.folder / "sent" / f"{name}-{time.monotonic_ns()}"
+        write_head(folder, name=name, blood=blood)
+        return self.send_images(sorted(folder.glob("*.dcm"))[only])
+
+    def send_images(self, paths: list[Path]) -> str:
+        folder = self.folder / "sent" / f"some-{time.monotonic_ns()}"
+        folder.mkdir(parents=True)
+        for path in paths:
+            image = dcmread(path)
+            image.AccessionNumber, image.PatientID = "ACC9", "MRN4711"
+            image.save_as(folder / path.name)
+        self.node.send(folder)
+        return str(image.SeriesInstanceUID)
+
+    def wait(self, series_uid: str, number: int = 1) -> None:
+        """Until everybody has heard of a revision."""
+
+        def heard() -> bool:
+            rows = self.rows(series_uid, number)
+            heard_of_it = {row["destination"] for row in rows} >= {*OBJECTS, *TOLD}
+            return heard_of_it and all(row["state"] in DONE[row["destination"] == "pacs"] for row in rows)
+
+        self.node.wait_for(heard, what=f"revision {number} at everybody's", timeout_s=WAIT_S)
+
+    def rows(self, series_uid: str, number: int) -> list[Mapping[str, Any]]:
+        """Of the outbox, with when it was sent and when the result was published."""
+        query = (
+            sa.select(outbox, result.c.kind, revision.c.reported_at, revision.c.priority)
+            .join(revision, revision.c.id == outbox.c.revision_id)
+            .join(result, result.c.sop_uid == outbox.c.sop_uid)
+            .where(revision.c.series_uid == series_uid, revision.c.revision == number)
+        )
+        with self.node.database.reading() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+    def print_delays(self, series_uid: str, number: int = 1) -> None:
+        """Seconds from the publication to the last object at each."""
+        slowest: dict[str, float] = {}
+        for row in self.rows(series_uid, number):
+            if row["sent_at"] is not None:
+                delay_s = (row["sent_at"] - row["reported_at"]).total_seconds()
+                slowest[row["destination"]] = round(max(slowest.get(row["destination"], 0.0), delay_s), 2)
+        print(f"revision {number}, seconds from the report to the last object:", slowest, flush=True)
+
+
+@pytest.fixture
+def hospital(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hospital]:
+    monkeypatch.setenv("PAGER_SECRET", "a secret of the two of us")
+    port = free_port()
+    with ExitStack() as stack:
+        known = {"triage": ["TRIAGE", "127.0.0.1", port]}
+        pacs = stack.enter_context(running_orthanc(tmp_path / "pacs", known))
+        archive = stack.enter_context(running_orthanc(tmp_path / "archive", dicomweb={}))
+        ris, pager = stack.enter_context(DemoRis()), stack.enter_context(Hook())
+        ups = stack.enter_context(DemoUps())
+        ordered = item(PatientID="MRN4711", AccessionNumber="ACC9", IssuerOfPatientID="")
+        mwl = stack.enter_context(wlmscpfs(tmp_path / "wl", ordered))
+        peers = PEERS.format(
+            mwl=mwl, pacs=pacs.dicom_port, archive=archive.http_port, ris=ris.port, pager=pager.port, ups=ups.port
+        )
+        settings = {"bundle": write_band_bundle(tmp_path / "bands"), "port": port, "timeout_s": 2.5, "more": peers}
+        node = Node(tmp_path / "node", destinations={}, **settings)
+        stack.callback(node.stop)
+        node.start("serve")
+        node.port()
+        yield Hospital(folder=tmp_path, node=node, pacs=pacs, archive=archive, ris=ris, pager=pager, ups=ups)
+
+
+def test_a_positive_is_flagged_everywhere_a_negative_nowhere_and_a_revision_corrects_all(hospital: Hospital) -> None:
+    flagged = hospital.send("FLAGGED^ANN", blood="subdural", only=slice(19))
+    hospital.wait(flagged)
+    hospital.print_delays(flagged)
+    require_objects(hospital, flagged, 1)
+    (message,) = map(strict, hospital.ris.messages)
+    assert field(message, "TQ1", 9) == "S^STAT^HL70485"
+    assert str(observation(message, "1386000")[8]) == "AA"
+    assert field(message, "PV1", 3) == "ED^Bay 3"
+    (told,) = hospital.pager.told
+    assert (told.content["event"], told.content["priority"]) == ("result", "STAT")
+    (workitem,) = hospital.ups.workitems.values()
+    assert (workitem.ScheduledProcedureStepPriority, workitem.ProcedureStepState) == ("HIGH", "SCHEDULED")
+
+    quiet = hospital.send("QUIET^BEA", blood=None)
+    hospital.wait(quiet)
+    hospital.print_delays(quiet)
+    require_objects(hospital, quiet, 1)
+    message = strict(hospital.ris.messages[-1])
+    assert field(message, "TQ1", 9) == "R^Routine^HL70485"
+    assert str(observation(message, "1386000")[8]) == "N"
+    assert hospital.pager.told[-1].content["priority"] == "ROUTINE"
+    assert list(hospital.ups.workitems.values())[-1].ScheduledProcedureStepPriority == "LOW"
+
+    hospital.send_images([late_and_poisoned(hospital)])
+    hospital.wait(flagged, 2)
+    hospital.print_delays(flagged, 2)
+    require_objects(hospital, flagged, 2)
+    message = strict(hospital.ris.messages[-1])
+    assert [field(message, "TQ1", 9), field(message, "OBR", 25)] == ["R^Routine^HL70485", "C"]
+    assert str(observation(message, "1386000")[5]) == "373121007^Not Evaluated^SCT"
+    assert hospital.pager.told[-1].content["event"] == "failure"
+    assert hospital.ups.states() == ["CANCELED", "SCHEDULED", "SCHEDULED"]
+
+
+def test_a_sender_that_is_killed_again_and_again_sends_nothing_under_a_second_identity(hospital: Hospital) -> None:
+    rng = random.Random(1)
+    stacked = [hospital.send(f"PATIENT^{n}", blood=("subdural", "epidural", None)[n % 3]) for n in range(6)]
+    for _ in range(12):
+        time.sleep(rng.uniform(0.1, 1.2))
+        for pid in senders(hospital.node):
+            os.kill(pid, signal.SIGKILL)
+    for series_uid in stacked:
+        hospital.wait(series_uid)
+        require_objects(hospital, series_uid, 1)
+    ids = [field(strict(message), "MSH", 10) for message in hospital.ris.messages]
+    print(f"{len(ids)} messages, {len(hospital.pager.told)} calls, {len(hospital.ups.requests)} requests", flush=True)
+    assert len(set(ids)) == len(set(hospital.ris.messages)) == len(stacked)
+    assert len({told.headers["X-Triage-Event-Id"] for told in hospital.pager.told}) == len(stacked)
+    assert hospital.ups.states() == ["SCHEDULED"] * len(stacked)
+
+
+# ---------------------------------------------------------------- steps
+
+
+def require_objects(hospital: Hospital, series_uid: str, number: int) -> None:
+    """Both archives hold each object of a revision, and no other of this study twice."""
+    rows = [row for row in hospital.rows(series_uid, number) if row["destination"] in OBJECTS]
+    for name, orthanc in (("pacs", hospital.pacs), ("archive", hospital.archive)):
+        sent = {row["sop_uid"] for row in rows if row["destination"] == name}
+        there = [tags["SOPInstanceUID"] for tags in orthanc.instances()]
+        assert sent
+        assert sent <= set(there)
+        assert len(there) == len(set(there))
+
+
+def late_and_poisoned(hospital: Hospital) -> Path:
+    """The last image of the first series, in which the network sees what makes it say NaN."""
+    first = sorted((hospital.folder / "sent").glob("FLAGGED*"))[0]
+    path = sorted(first.glob("*.dcm"))[19]
+    image: Dataset = dcmread(path)
+    hu = ct.hu_of(image)
+    rows, columns = (slice(size // 3, 2 * size // 3) for size in hu.shape)
+    hu[rows, columns] = 102
+    ct.set_hu(image, hu)
+    image.save_as(path)
+    return path
+
+
+def senders(node: Node) -> list[int]:
+    """Process ids of the live `deliver` role."""
+    roles = board.roles(node.database, now=datetime.now(UTC))
+    return [info.pid for info in roles if info.kind == "deliver" and alive(info.pid)]
