@@ -262,9 +262,13 @@ def test_only_the_token_of_a_source_from_its_address_lets_in(
         status, _, answer = node.post(data, Authorization=authorization, Cookie=cookie)
         assert (status, answer.getheader("www-authenticate")) == (401, "Bearer")
     assert {(caller.calling_ae, refusal.reason) for caller, refusal in node.refusals} == {
-        ("", "no token of a [[source]]"),
+        ("(no token)", "no token of a [[source]]"),
         ("ELSEWHERE", "this token is not known from this address"),
     }
+    with socket.create_connection(("127.0.0.1", node.port), timeout=20) as waiting:
+        waiting.sendall(b"POST /dicom-web/studies HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n")
+        waiting.sendall(b"Expect: 100-continue\r\n\r\n")
+        assert waiting.recv(1000).startswith(b"HTTP/1.1 401 ")
     monkeypatch.setenv("TRIAGE_VNA_TOKEN", "short")
     assert node.post(data, token="short")[0] == 401
     assert node.kept() == []

@@ -89,6 +89,8 @@ def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
 
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert load(tmp_path, '[node]\ndata_dir = "spool"\n').node.data_dir == tmp_path / "spool"
+    source = '[[source]]\nae_title = "A"\nhosts = ["10.0.0.1"]\ntoken = "file:a.token"\n'
+    assert load(tmp_path, source).sources[0].token == f"file:{tmp_path / 'a.token'}"
 
 
 HL7 = '[[destination]]\nname = "ris"\nkind = "hl7"\nhost = "h"\nport = 2575\n'

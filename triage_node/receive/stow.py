@@ -95,8 +95,10 @@ class StowReceiver:
             return StoreAnswer(code=415, content={})
         if not _may_be_uid(study_uid):
             return StoreAnswer(code=400, content={})
-        if not self._may_receive() or not self._take_place(address):
-            return StoreAnswer(code=503, content={})
+        if not self._may_receive():
+            return _not_now("images cannot be stored now", address)
+        if not self._take_place(address):
+            return _not_now("too many requests; raise node.max_associations or max_associations_per_address", address)
         try:
             return StowRequest(self, source, boundary, address=address, study_uid=study_uid)
         except FormParserError:  # a boundary that none can be
@@ -140,7 +142,7 @@ class StowReceiver:
 
     def _refuse(self, named: Source | None, address: str) -> None:
         """In the log, and where refused callers are shown."""
-        caller = Caller(calling_ae=named.ae_title if named else "", called_ae="STOW-RS", address=address)
+        caller = Caller(calling_ae=named.ae_title if named else "(no token)", called_ae="STOW-RS", address=address)
         reason = "this token is not known from this address" if named else "no token of a [[source]]"
         advice = "have it send `Authorization: Bearer` and the token of its [[source]]"
         if named:
@@ -308,6 +310,11 @@ class _TooMuch(Exception):
 
 
 # ---------------------------------------------------------------- steps
+
+
+def _not_now(reason: str, address: str) -> StoreAnswer:
+    log.event("store request refused", reason=reason, address=printable(address, 64))
+    return StoreAnswer(code=503, content={})
 
 
 def _is(shown: bytes, where: str) -> bool:

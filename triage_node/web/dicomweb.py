@@ -48,7 +48,8 @@ async def store(request: Request, study_uid: str = "") -> JSONResponse:
 
     begun = await _in_thread(request, begin)
     if isinstance(begun, StoreAnswer):
-        await _drain(request, chunks)
+        if "expect" not in request.headers:  # else it waits to be told to go on
+            await _drain(request, chunks)
         return _response(begun)
     code = 500  # where this is cancelled
     try:
