@@ -80,6 +80,10 @@ def _accepted() -> str:
         (_name(uid), uid, _short(contexts.UNCOMPRESSED), "SCU (role selection)", "[[destination]] with commitment")
         for uid in contexts.STORAGE_COMMITMENT
     ]
+    rows += [
+        (_name(uid), uid, _short(contexts.UNCOMPRESSED), "SCP", "[[source]] with worklist")
+        for uid in contexts.WORKITEMS
+    ]
     return _table(("SOP class", "UID", "transfer syntaxes", "our role", "from"), rows)
 
 

@@ -1,4 +1,4 @@
-"""The Verification and Storage SCP (PS3.4 A and B); reports of storage commitment (PS3.4 J).
+"""The Verification and Storage SCP (PS3.4 A and B); reports of storage commitment (PS3.4 J); workitems (PS3.4 CC).
 
 No pixel is decoded on receipt.
 """
@@ -10,11 +10,12 @@ import secrets
 import struct
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Final, cast
 
+from pydicom.dataset import Dataset
 from pynetdicom import AE, PYNETDICOM_IMPLEMENTATION_UID, PYNETDICOM_IMPLEMENTATION_VERSION, _config, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
@@ -27,9 +28,11 @@ from triage_node.errors import ConfigError, RejectedObject
 from triage_node.log import event as log_event
 from triage_node.log import ref
 from triage_node.peers import status_of_report
+from triage_node.receive import workitems
 from triage_node.receive.callers import LOCAL_LIMIT_EXCEEDED, Caller, Refusal, Rights, printable, rights_of
 from triage_node.receive.contexts import STORAGE_COMMITMENT, VERIFICATION, register_private, supported_contexts
 from triage_node.receive.hardening import MAXIMUM_PDU_SIZE, GuardedConnection, HardenedServer, Limits
+from triage_node.receive.workitems import Worklist
 
 # Connections beyond the associations we serve, so that a caller who comes too many is told so by an A-ASSOCIATE-RJ.
 _CONNECTIONS_TO_REFUSE: Final = 16
@@ -46,6 +49,7 @@ class Listener:
         admit: Callable[[ReceivedObject], int],
         released: Callable[[str], None],
         reported: Callable[[CommitmentReport, Sequence[str]], bool] = lambda *_: False,
+        worklist: Worklist | None = None,
         refused: Callable[[Caller, Refusal], None] = lambda *_: None,
         may_receive: Callable[[], bool] = lambda: True,
     ) -> None:
@@ -55,14 +59,16 @@ class Listener:
         status is answered), OSError (0xA700) or anything else (0xC211). The bytes it gets are the receive buffer:
         they must not be kept beyond the call. `released` is called once, with the id of the association, when an
         association that stored something has ended, however it ended. `reported` notes a storage commitment report
-        that came from one of the named destinations, and says whether its transaction is known. `refused` is told who
-        was refused and why; it must not wait. While `may_receive()` is False (disk below its watermark, database
-        down) associations that would store are rejected as transient and objects answered 0xA700.
+        that came from one of the named destinations, and says whether its transaction is known. `worklist` has what
+        callers may query and claim. `refused` is told who was refused and why; it must not wait. While `may_receive()`
+        is False (disk below its watermark, database down) associations that would store are rejected as transient and
+        objects answered 0xA700.
         """
         self._config = config
         self._admit = admit
         self._released = released
         self._reported = reported
+        self._worklist = worklist
         self._refused = refused
         self._may_receive = may_receive
         self._server: HardenedServer | None = None
@@ -104,6 +110,10 @@ class Listener:
                     (evt.EVT_REQUESTED, self._on_requested),
                     (evt.EVT_C_STORE, self._on_store),
                     (evt.EVT_N_EVENT_REPORT, self._on_event_report),
+                    (evt.EVT_C_FIND, self._on_find),
+                    (evt.EVT_N_GET, self._on_get),
+                    (evt.EVT_N_ACTION, self._on_action),
+                    (evt.EVT_N_SET, self._on_set),
                 ],
                 server_class=HardenedServer,
                 request_handler=GuardedConnection,
@@ -210,6 +220,24 @@ class Listener:
     def _on_event_report(self, event: evt.Event) -> tuple[int, None]:
         destinations = self._visits[event.assoc].rights.commits_for
         return status_of_report(event, lambda report: self._reported(report, destinations)), None
+
+    # ------------------------------------------------------------ workitems
+
+    def _on_find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
+        return workitems.find(event, self._worklist_for(event))
+
+    def _on_get(self, event: evt.Event) -> tuple[int, Dataset | None]:
+        return workitems.get(event, self._worklist_for(event))
+
+    def _on_action(self, event: evt.Event) -> tuple[int, None]:
+        return workitems.act(event, self._worklist_for(event), self._visits[event.assoc].caller.calling_ae), None
+
+    def _on_set(self, event: evt.Event) -> tuple[int, None]:
+        return workitems.change(event, self._worklist_for(event)), None
+
+    def _worklist_for(self, event: evt.Event) -> Worklist | None:
+        """None where the caller may not: pynetdicom serves a class over the context of another one."""
+        return self._worklist if self._visits[event.assoc].rights.worklist else None
 
     def _status_of(self, received: ReceivedObject) -> int:
         """The status to answer; the process boundary of everything behind `admit`."""

@@ -9,6 +9,7 @@ from typing import Final
 from triage_node.admit import Admission
 from triage_node.pipeline.committing import note_report
 from triage_node.pipeline.parts import Parts
+from triage_node.pipeline.workitems import NodeWorklist
 from triage_node.receive import Listener
 from triage_node.schedule import Timer, Timers
 from triage_node.service.presence import present
@@ -27,6 +28,7 @@ def run(parts: Parts, stop: threading.Event) -> None:
         admit=admission.admit,
         released=admission.released,
         reported=lambda report, destinations: note_report(parts, report, destinations),
+        worklist=NodeWorklist(parts),
         refused=counts.note,
         may_receive=lambda: parts.spool.free_mb() >= parts.config.node.min_free_mb,
     )
