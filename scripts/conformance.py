@@ -83,6 +83,10 @@ def _accepted() -> str:
         for uid in contexts.STORAGE_COMMITMENT
         for role, caller in asked.items()
     ]
+    rows += [
+        (_name(uid), uid, _short(contexts.UNCOMPRESSED), "SCP", "[[source]] with worklist")
+        for uid in contexts.WORKITEMS
+    ]
     return _table(("SOP class", "UID", "transfer syntaxes", "our role", "from"), rows)
 
 

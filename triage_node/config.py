@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from triage_node.domain import SUBTYPES, Priority, Proof, Rule
+from triage_node.domain import PROCEDURE_STEP_LABEL, SUBTYPES, WORKLIST_LABEL, Priority, Proof, Rule
 from triage_node.errors import ConfigError
 
 Check = Callable[[Any], str | None]
@@ -203,6 +203,7 @@ class Source:
         "retention must keep them (images_days = 0, free_mb = 0); empty: it may not",
         check=_find,
     )
+    worklist: bool = setting(False, "whether it may query, claim and complete results as UPS workitems")
     accept_classes: list[str] = setting(
         [], "private SOP Class UIDs it may send besides: kept, never analysed", check=_uids
     )
@@ -329,9 +330,9 @@ class UpsDestination:
     host: str = setting(MISSING, "its address or host name")
     port: int = setting(MISSING, "its DICOM port", check=_port)
     send: list[str] = setting(list(TOLD), "which results become workitems: " + ", ".join(TOLD), check=_each_of(*TOLD))
-    worklist_label: str = setting("AI triage", "WorklistLabel (0074,1202): the list they belong to", check=_label)
+    worklist_label: str = setting(WORKLIST_LABEL, "WorklistLabel (0074,1202): the list they belong to", check=_label)
     procedure_step_label: str = setting(
-        "Read head CT with AI result", "ProcedureStepLabel (0074,1204): what is to be done", check=_label
+        PROCEDURE_STEP_LABEL, "ProcedureStepLabel (0074,1204): what is to be done", check=_label
     )
     retrieve_ae: str = setting(
         "", "AE title that has images and results; empty: that of the first destination of kind dicom"

@@ -48,6 +48,9 @@ COLORS: Final[Mapping[str, Rgb]] = {
 OPERATING_POINT: Final = 0.5
 """Bundles calibrate their probabilities so that this is their operating point."""
 DISCLAIMER: Final = "Research software. Not for primary diagnosis."
+WORKLIST_LABEL: Final = "AI triage"
+PROCEDURE_STEP_LABEL: Final = "Read head CT with AI result"
+"""Of our workitems (PS3.3 C.30.2), where the configuration says nothing else."""
 
 
 def probability_text(probability: float) -> str:
@@ -136,6 +139,15 @@ class TrialState(StrEnum):
     RUNNING = "RUNNING"
     DONE = "DONE"
     FAILED = "FAILED"
+
+
+class StepState(StrEnum):
+    """Procedure Step State of a workitem (PS3.4 CC.1.1)."""
+
+    SCHEDULED = "SCHEDULED"
+    IN_PROGRESS = "IN PROGRESS"
+    COMPLETED = "COMPLETED"
+    CANCELED = "CANCELED"
 
 
 class InstanceOutcome(StrEnum):

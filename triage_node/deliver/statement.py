@@ -61,8 +61,13 @@ class Statement:
     @property
     def text(self) -> str:
         """The sentence for the radiologist."""
-        before = {Outcome.NOT_ANALYZED: "Not analysed: ", Outcome.FAILED: "Analysis failed: "}
-        return before.get(self.outcome, "") + str(self.result["detail"])
+        return sentence(self.outcome, str(self.result["detail"]))
+
+
+def sentence(outcome: Outcome, detail: str) -> str:
+    """What is said of a result: what was not analysed is never taken for a negative."""
+    before = {Outcome.NOT_ANALYZED: "Not analysed: ", Outcome.FAILED: "Analysis failed: "}
+    return before.get(outcome, "") + detail
 
 
 def message_id(uid: str) -> str:

@@ -36,7 +36,7 @@ class UpsChannel:
         self._peer = Peer(ae_title=destination.ae_title, host=destination.host, port=destination.port)
         self._calling_ae = config.node.ae_title
         self._timeout_s = config.delivery.timeout_s
-        self._retrieve_ae = destination.retrieve_ae or _first_archive(config)
+        self._retrieve_ae = destination.retrieve_ae or first_archive(config)
 
     def send(self, objects: Sequence[OutgoingObject], on_result: Callable[[StoreResult], None]) -> None:
         """One association for each. Raises nothing for a failed send."""
@@ -124,7 +124,7 @@ def _is_wanted(statement: Statement, settings: UpsDestination) -> bool:
     return ended in settings.send and statement.result["reason"] != NotAnalyzedReason.PRIOR_STUDY
 
 
-def _first_archive(config: Config) -> str:
+def first_archive(config: Config) -> str:
     """Where results are stored, and images most often come from; else ourselves, who give nothing out."""
     archives = [each.ae_title for each in config.destinations if isinstance(each, Destination)]
     return next(iter(archives), config.node.ae_title)

@@ -16,6 +16,7 @@ PUSH: Final = "1.2.840.10008.5.1.4.34.6.1"
 """The SOP class of every workitem, whatever the class of the context that a request goes over (PS3.4 CC.3)."""
 WATCH: Final = "1.2.840.10008.5.1.4.34.6.2"
 PULL: Final = "1.2.840.10008.5.1.4.34.6.3"
+QUERY: Final = "1.2.840.10008.5.1.4.34.6.5"
 
 # Action types, PS3.4 CC.2.1 to CC.2.3
 CHANGE_STATE: Final = 1
@@ -60,18 +61,19 @@ UPS_FAILURES: Final = (
 class UpsAssociation:
     """An association for workitems. A context manager; raises DeliveryError where there is none or it ends."""
 
-    def __init__(self, peer: Peer, *, calling_ae: str, timeout_s: float) -> None:
-        """All that is asked over it together takes no longer than twice `timeout_s`."""
+    def __init__(self, peer: Peer, *, calling_ae: str, timeout_s: float, needs: str = PUSH) -> None:
+        """All that is asked over it together takes no longer than twice `timeout_s`; `needs` must be accepted."""
         pairs = [(sop_class, syntax) for sop_class in (PUSH, PULL) for syntax in UNCOMPRESSED]
         self._peer = peer
         self._timeout_s = timeout_s
         self._deadline = time.monotonic() + timeout_s
         self._association = associate(peer, calling_ae, pairs, timeout_s)
         self._accepted = {str(context.abstract_syntax) for context in self._association.accepted_contexts}
-        if PUSH not in self._accepted:
+        if needs not in self._accepted:
             release(self._association)
+            service = "Push" if needs == PUSH else "Pull"
             raise DeliveryError(
-                f"{peer} does not accept UPS Push; is it a UPS worklist, does it know us?", retryable=False
+                f"{peer} does not accept UPS {service}; is it a UPS worklist, does it know us?", retryable=False
             )
 
     def __enter__(self) -> UpsAssociation:

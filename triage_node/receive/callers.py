@@ -51,6 +51,8 @@ class Rights:
     store: bool
     accept_classes: tuple[str, ...]
     """Private SOP classes that it may store besides."""
+    worklist: bool = False
+    """Whether it may query and claim workitems."""
     commits_for: tuple[str, ...]
     """Names of the destinations whose storage commitment reports it may bring."""
     asks_commitment: bool = False
@@ -68,6 +70,7 @@ def rights_of(caller: Caller, config: Config) -> Rights | Refusal:
     return Rights(
         store=from_source,
         accept_classes=() if isinstance(source, Refusal) else tuple(source.accept_classes),
+        worklist=not isinstance(source, Refusal) and source.worklist,
         commits_for=commits_for,
         asks_commitment=not isinstance(source, Refusal) and source.commitment_peer is not None,
         why_not_store=source if isinstance(source, Refusal) else None,

@@ -16,12 +16,14 @@ from pynetdicom.presentation import (
 )
 from pynetdicom.service_class import StorageServiceClass
 
+from triage_node.peers.ups import PULL, QUERY, WATCH
 from triage_node.receive.callers import Rights
 from triage_node.receive.syntaxes import TRANSFER_SYNTAXES
 
 VERIFICATION: Final = tuple(str(context.abstract_syntax) for context in VerificationPresentationContexts)
 STORAGE: Final = tuple(str(context.abstract_syntax) for context in AllStoragePresentationContexts)
 STORAGE_COMMITMENT: Final = tuple(str(context.abstract_syntax) for context in StorageCommitmentPresentationContexts)
+WORKITEMS: Final = (PULL, WATCH, QUERY)
 UNCOMPRESSED: Final = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 
 
@@ -32,6 +34,8 @@ def supported_contexts(rights: Rights) -> list[PresentationContext]:
     if rights.store:
         contexts += [_context(uid, TRANSFER_SYNTAXES) for uid in STORAGE]
         contexts += [_context(uid, UNCOMPRESSED) for uid in rights.accept_classes if uid not in STORAGE]
+    if rights.worklist:
+        contexts += [_context(uid, UNCOMPRESSED) for uid in WORKITEMS]
     if rights.commits_for or rights.asks_commitment:
         contexts += [_context(uid, UNCOMPRESSED, either_role=True) for uid in STORAGE_COMMITMENT]
     return contexts

@@ -1,4 +1,4 @@
-"""The Verification and Storage SCP (PS3.4 A and B); reports of storage commitment (PS3.4 J).
+"""The Verification and Storage SCP (PS3.4 A and B); reports of storage commitment (PS3.4 J); workitems (PS3.4 CC).
 
 No pixel is decoded on receipt.
 """
@@ -10,11 +10,12 @@ import secrets
 import struct
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Final, cast
 
+from pydicom.dataset import Dataset
 from pynetdicom import AE, PYNETDICOM_IMPLEMENTATION_UID, PYNETDICOM_IMPLEMENTATION_VERSION, _config, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
@@ -26,10 +27,12 @@ from triage_node.domain import CommitmentReport, CommitmentRequest, ReceivedObje
 from triage_node.errors import ConfigError
 from triage_node.log import event as log_event
 from triage_node.peers import status_of_report, status_of_request
+from triage_node.receive import workitems
 from triage_node.receive.callers import LOCAL_LIMIT_EXCEEDED, Caller, Refusal, Rights, printable, rights_of
 from triage_node.receive.contexts import STORAGE_COMMITMENT, VERIFICATION, register_private, supported_contexts
 from triage_node.receive.hardening import MAXIMUM_PDU_SIZE, GuardedConnection, HardenedServer, Limits
 from triage_node.receive.storing import NotTaken, is_stored, refused, status_of
+from triage_node.receive.workitems import Worklist
 
 # Connections beyond the associations we serve, so that a caller who comes too many is told so by an A-ASSOCIATE-RJ.
 _CONNECTIONS_TO_REFUSE: Final = 16
@@ -47,6 +50,7 @@ class Listener:
         released: Callable[[str], None],
         reported: Callable[[CommitmentReport, Sequence[str]], bool] = lambda *_: False,
         asked: Callable[[str, CommitmentRequest], None] | None = None,
+        worklist: Worklist | None = None,
         refused: Callable[[Caller, Refusal], None] = lambda *_: None,
         not_taken: NotTaken = lambda *_: None,
         may_receive: Callable[[], bool] = lambda: True,
@@ -58,16 +62,17 @@ class Listener:
         they must not be kept beyond the call. `released` is called once, with the id of the association, when an
         association that stored something has ended, however it ended. `reported` notes a storage commitment report
         that came from one of the named destinations, and says whether its transaction is known. `asked` writes down
-        what the source of this AE title wants us to keep. `refused` is told who
-        was refused and why, `not_taken` which object (SOP Instance UID, calling AE title, status, reason); neither may
-        wait. While `may_receive()` is False (disk below its watermark, database down) associations that would store
-        are rejected as transient and objects answered 0xA700.
+        what the source of this AE title wants us to keep. `worklist` has what callers may query and claim. `refused` is
+        told who was refused and why, `not_taken` which object (SOP Instance UID, calling AE title, status, reason);
+        neither may wait. While `may_receive()` is False (disk below its watermark, database down) associations that
+        would store are rejected as transient and objects answered 0xA700.
         """
         self._config = config
         self._admit = admit
         self._released = released
         self._reported = reported
         self._asked = asked
+        self._worklist = worklist
         self._refused = refused
         self._not_taken = not_taken
         self._may_receive = may_receive
@@ -110,7 +115,10 @@ class Listener:
                     (evt.EVT_REQUESTED, self._on_requested),
                     (evt.EVT_C_STORE, self._on_store),
                     (evt.EVT_N_EVENT_REPORT, self._on_event_report),
+                    (evt.EVT_C_FIND, self._on_find),
+                    (evt.EVT_N_GET, self._on_get),
                     (evt.EVT_N_ACTION, self._on_action),
+                    (evt.EVT_N_SET, self._on_set),
                 ],
                 server_class=HardenedServer,
                 request_handler=GuardedConnection,
@@ -218,12 +226,32 @@ class Listener:
         destinations = self._visits[event.assoc].rights.commits_for
         return status_of_report(event, lambda report: self._reported(report, destinations)), None
 
-    def _on_action(self, event: evt.Event) -> tuple[int, None]:
+    def _on_commitment(self, event: evt.Event) -> int:
         visit = self._visits[event.assoc]
         asked = self._asked
         if asked is None or not visit.rights.asks_commitment:
-            return StoreStatus.NOT_AUTHORISED, None
-        return status_of_request(event, lambda request: asked(visit.caller.calling_ae, request)), None
+            return StoreStatus.NOT_AUTHORISED
+        return status_of_request(event, lambda request: asked(visit.caller.calling_ae, request))
+
+    # ------------------------------------------------------------ workitems
+
+    def _on_find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
+        return workitems.find(event, self._worklist_for(event))
+
+    def _on_get(self, event: evt.Event) -> tuple[int, Dataset | None]:
+        return workitems.get(event, self._worklist_for(event))
+
+    def _on_action(self, event: evt.Event) -> tuple[int, None]:
+        if str(event.request.RequestedSOPClassUID) in STORAGE_COMMITMENT:  # type: ignore[union-attr]
+            return self._on_commitment(event), None
+        return workitems.act(event, self._worklist_for(event), self._visits[event.assoc].caller.calling_ae), None
+
+    def _on_set(self, event: evt.Event) -> tuple[int, None]:
+        return workitems.change(event, self._worklist_for(event)), None
+
+    def _worklist_for(self, event: evt.Event) -> Worklist | None:
+        """None where the caller may not: pynetdicom serves a class over the context of another one."""
+        return self._worklist if self._visits[event.assoc].rights.worklist else None
 
 
 @dataclass

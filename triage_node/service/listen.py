@@ -9,6 +9,7 @@ from triage_node.admit import Admission
 from triage_node.pipeline.committing import note_report
 from triage_node.pipeline.parts import Parts
 from triage_node.pipeline.promising import note_request
+from triage_node.pipeline.workitems import NodeWorklist
 from triage_node.receive import Listener
 from triage_node.schedule import Timers
 from triage_node.service.presence import present
@@ -26,6 +27,7 @@ def run(parts: Parts, stop: threading.Event) -> None:
         released=admission.released,
         reported=lambda report, destinations: note_report(parts, report, destinations),
         asked=lambda calling_ae, request: note_request(parts, calling_ae, request),
+        worklist=NodeWorklist(parts),
         refused=counts.note,
         not_taken=not_taken.note,
         may_receive=lambda: parts.spool.free_mb() >= parts.config.node.min_free_mb,

@@ -43,17 +43,29 @@ def mark_read(database: Database, study_id: int, *, user: str | None, now: datet
 
     That it is read the destinations `tell` are told in the same transaction.
     """
-    values = {"read_at": now if user else None, "read_by": user}
-    of_study = sa.select(study.c.study_uid).where(study.c.id == study_id).scalar_subquery()
     with database.transaction() as connection:
-        if user and tell:
-            in_study = sa.select(series).where(series.c.study_uid == of_study).order_by(series.c.series_uid)
-            rows = connection.execute(in_study.with_for_update()).all()  # nothing is published meanwhile
-            for study_uid in {row.study_uid for row in rows}:
-                outbox.announce_read(connection, study_uid, tell, now)
-        connection.execute(study.update().where(study.c.id == study_id).values(**values))
+        study_uid = lock_study(connection, study_id)
+        note_read(connection, study_uid, user=user, now=now, tell=tell)
     if user:
         acknowledge(database, study_id, user=user, now=now)
+
+
+def lock_study(connection: sa.Connection, study_id: int) -> str:
+    """The UID of a study of which nothing is published meanwhile."""
+    study_uid: str = connection.execute(sa.select(study.c.study_uid).where(study.c.id == study_id)).scalar_one()
+    in_study = sa.select(series.c.series_uid).where(series.c.study_uid == study_uid)
+    connection.execute(in_study.order_by(series.c.series_uid).with_for_update())
+    return study_uid
+
+
+def note_read(
+    connection: sa.Connection, study_uid: str, *, user: str | None, now: datetime, tell: Sequence[str] = ()
+) -> None:
+    """In the transaction that holds the study: it is read, or not after all."""
+    if user and tell:
+        outbox.announce_read(connection, study_uid, tell, now)
+    values = {"read_at": now if user else None, "read_by": user}
+    connection.execute(study.update().where(study.c.study_uid == study_uid).values(**values))
 
 
 def say(

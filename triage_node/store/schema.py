@@ -299,6 +299,21 @@ opinion = sa.Table(
     sa.Column("comment", sa.String(1000), nullable=False),
 )
 
+workitem = sa.Table(
+    "workitem",
+    metadata,
+    sa.Column("uid", sa.String(64), primary_key=True),  # SOP Instance UID
+    sa.Column("revision_id", sa.Integer, sa.ForeignKey("revision.id"), nullable=False),  # of whose result
+    sa.Column("number", sa.Integer, nullable=False),  # of the workitems of this result, from 0
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("transaction_uid", sa.String(64), nullable=False),
+    sa.Column("calling_ae", sa.String(16), nullable=False),  # that claimed it
+    sa.Column("claimed_at", Moment, nullable=False),
+    sa.Column("ended_at", Moment),
+    sa.Column("performed", sa.JSON),  # what it set, DICOM JSON (PS3.18 F)
+    sa.UniqueConstraint("revision_id", "number"),
+)
+
 session = sa.Table(
     "session",
     metadata,
