@@ -13,14 +13,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
-from pydicom.uid import UID
+from pydicom.uid import UID, ExplicitVRLittleEndian, RLELossless
 from pynetdicom import PYNETDICOM_IMPLEMENTATION_UID, PYNETDICOM_IMPLEMENTATION_VERSION
 
 from triage_node import config
 from triage_node.admit import CT_CLASSES
 from triage_node.domain import STORE_STATUS_TEXT, ObjectKind
 from triage_node.peers import association, commitment, find
-from triage_node.peers.store import STORE_FAILURES
+from triage_node.peers.store import SOP_CLASS_NOT_SUPPORTED, STORE_FAILURES
 from triage_node.receive import callers, contexts
 from triage_node.receive.hardening import MAXIMUM_PDU_SIZE
 from triage_node.receive.syntaxes import TRANSFER_SYNTAXES
@@ -36,8 +36,14 @@ SOP_CLASSES: Final[Mapping[ObjectKind, str]] = {
     ObjectKind.KEY_IMAGE: "1.2.840.10008.5.1.4.1.1.7",
     ObjectKind.NOTICE_SR: "1.2.840.10008.5.1.4.1.1.88.11",
     ObjectKind.NOTICE_IMAGE: "1.2.840.10008.5.1.4.1.1.7",
+    ObjectKind.GSPS: "1.2.840.10008.5.1.4.1.1.11.1",
+    ObjectKind.KOS: "1.2.840.10008.5.1.4.1.1.88.59",
+    ObjectKind.LABELMAP: "1.2.840.10008.5.1.4.1.1.66.7",
 }
 """Of what we make; a test holds them against objects that were made."""
+
+TRANSFER_SYNTAX_OF: Final = {ObjectKind.LABELMAP: RLELossless}
+"""Of what is not encoded in Explicit VR Little Endian."""
 
 PROPOSED: Final = {
     "destination": (association.VERIFICATION, commitment.STORAGE_COMMITMENT),
@@ -97,8 +103,9 @@ def _proposed() -> str:
         for table, uids in PROPOSED.items()
         for uid in uids
     ]
-    explicit = _short([TRANSFER_SYNTAXES[0]])
-    rows += [(_name(uid), uid, explicit, "SCU", "[[destination]]") for uid in sorted(set(SOP_CLASSES.values()))]
+    for uid, kind in sorted({uid: kind for kind, uid in SOP_CLASSES.items()}.items()):
+        syntaxes = dict.fromkeys([TRANSFER_SYNTAX_OF.get(kind, ExplicitVRLittleEndian), *association.UNCOMPRESSED])
+        rows.append((_name(uid), uid, _short(syntaxes), "SCU", "[[destination]]"))
     return _table(("SOP class", "UID", "transfer syntaxes", "our role", "to"), rows)
 
 
@@ -119,7 +126,9 @@ def _received_statuses() -> str:
     for first, last, retryable, meaning in STORE_FAILURES:
         span = f"0x{first:04X}" if first == last else f"0x{first:04X} to 0x{last:04X}"
         other = "any other" if (first, last) == (0x0000, 0xFFFF) else span
-        rows.append((other, meaning, "tried again" if retryable else "dead letter"))
+        not_accepted = first == SOP_CLASS_NOT_SUPPORTED
+        done = "not accepted, see below" if not_accepted else "tried again" if retryable else "dead letter"
+        rows.append((other, meaning, done))
     return _table(("status", "meaning", "what we do"), rows)
 
 

@@ -54,6 +54,8 @@ class Delivery:
     """Number of objects by OutboxState."""
     error: str | None
     """Of an object that is dead, or waits for its next try."""
+    not_accepted: str | None = None
+    """What it said of a kind of object that it does not take."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -332,10 +334,12 @@ def _deliveries(connection: sa.Connection, revision_ids: Sequence[int]) -> dict[
     )
     told: dict[tuple[int, str], dict[str, Any]] = {}
     for each in connection.execute(query):
-        one = told.setdefault((each.revision_id, each.destination), {"states": {}, "error": None})
+        one = told.setdefault((each.revision_id, each.destination), {"states": {}, "error": None, "not_accepted": None})
         one["states"][each.state] = each.objects
         if each.state in (OutboxState.DEAD.value, OutboxState.PENDING.value, OutboxState.SENDING.value):
             one["error"] = one["error"] or each.error
+        if each.state == OutboxState.NOT_ACCEPTED.value:
+            one["not_accepted"] = each.error
     found: dict[int, list[Delivery]] = {}
     for (revision_id, destination), one in told.items():
         found.setdefault(revision_id, []).append(Delivery(destination=destination, **one))

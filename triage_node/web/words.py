@@ -147,6 +147,8 @@ def _delivered(one: Delivery) -> dict[str, str]:
         said, mood = f"on its way to {one.destination}", "waiting"
     elif states == {OutboxState.CONFIRMED}:
         said, mood = f"in {one.destination}, confirmed", "good"
+    elif OutboxState.NOT_ACCEPTED in states:
+        said, mood = f"in {one.destination}, but for what it does not accept: {one.not_accepted}", "good"
     elif states:
         said, mood = f"in {one.destination}", "good"
     else:
