@@ -13,14 +13,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
-from pydicom.uid import UID
+from pydicom.uid import UID, ExplicitVRLittleEndian, RLELossless
 from pynetdicom import PYNETDICOM_IMPLEMENTATION_UID, PYNETDICOM_IMPLEMENTATION_VERSION
 
 from triage_node import config
 from triage_node.admit import CT_CLASSES
 from triage_node.domain import STORE_STATUS_TEXT, ObjectKind
 from triage_node.peers import association, commitment, find
-from triage_node.peers.store import STORE_FAILURES
+from triage_node.peers.store import SOP_CLASS_NOT_SUPPORTED, STORE_FAILURES
 from triage_node.peers.ups import PULL, PUSH, UPS_FAILURES
 from triage_node.receive import callers, contexts
 from triage_node.receive.hardening import MAXIMUM_PDU_SIZE
@@ -37,8 +37,14 @@ SOP_CLASSES: Final[Mapping[ObjectKind, str]] = {
     ObjectKind.KEY_IMAGE: "1.2.840.10008.5.1.4.1.1.7",
     ObjectKind.NOTICE_SR: "1.2.840.10008.5.1.4.1.1.88.11",
     ObjectKind.NOTICE_IMAGE: "1.2.840.10008.5.1.4.1.1.7",
+    ObjectKind.GSPS: "1.2.840.10008.5.1.4.1.1.11.1",
+    ObjectKind.KOS: "1.2.840.10008.5.1.4.1.1.88.59",
+    ObjectKind.LABELMAP: "1.2.840.10008.5.1.4.1.1.66.7",
 }
 """Of what we make; a test holds them against objects that were made."""
+
+TRANSFER_SYNTAX_OF: Final = {ObjectKind.LABELMAP: RLELossless}
+"""Of what is not encoded in Explicit VR Little Endian."""
 
 PROPOSED: Final = {
     "destination": (association.VERIFICATION, commitment.STORAGE_COMMITMENT, find.STUDY_ROOT_FIND),
@@ -113,8 +119,9 @@ def _proposed() -> str:
     ]
     uncompressed = _short(association.UNCOMPRESSED)
     rows += [(_name(uid), uid, uncompressed, "SCU", "[[destination]] of kind ups") for uid in (PUSH, PULL)]
-    explicit = _short([TRANSFER_SYNTAXES[0]])
-    rows += [(_name(uid), uid, explicit, "SCU", "[[destination]]") for uid in sorted(set(SOP_CLASSES.values()))]
+    for uid, kind in sorted({uid: kind for kind, uid in SOP_CLASSES.items()}.items()):
+        syntaxes = dict.fromkeys([TRANSFER_SYNTAX_OF.get(kind, ExplicitVRLittleEndian), *association.UNCOMPRESSED])
+        rows.append((_name(uid), uid, _short(syntaxes), "SCU", "[[destination]]"))
     return _table(("SOP class", "UID", "transfer syntaxes", "our role", "to"), rows)
 
 
@@ -143,7 +150,9 @@ def _failures(failures: Iterable[tuple[int, int, bool, str]]) -> Iterable[tuple[
     for first, last, retryable, meaning in failures:
         span = f"0x{first:04X}" if first == last else f"0x{first:04X} to 0x{last:04X}"
         other = "any other" if (first, last) == (0x0000, 0xFFFF) else span
-        yield other, meaning, "tried again" if retryable else "dead letter"
+        not_accepted = first == SOP_CLASS_NOT_SUPPORTED and failures is STORE_FAILURES
+        done = "not accepted, see below" if not_accepted else "tried again" if retryable else "dead letter"
+        yield other, meaning, done
 
 
 def _reports() -> str:

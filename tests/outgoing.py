@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
@@ -87,8 +87,11 @@ class Sender:
         priority: Priority = Priority.STAT,
         classes: Sequence[str] = (SegmentationStorage, SegmentationStorage),
         series: str | None = None,
+        made: Sequence[ResultObject] = (),
+        send: Container[str] | None = None,
     ) -> list[str]:
-        """A revision with one object of each class; returns their SOP Instance UIDs."""
+        """A revision with one object of each class, or with what was `made`; returns the SOP Instance UIDs of those
+        that go to the destination: of the kinds to `send`, else of all."""
         database, number = self.parts.database, next(SERIES)
         series = series or f"1.2.{number}"
         ledger.record(database, [ledger.Arrived(instance=_image(number, series, self.clock))])
@@ -96,10 +99,11 @@ class Sender:
             claims.set_ready(database, waiting, "test", self.clock())
         held = claims.claim(database, now=self.clock(), lease_s=60)
         assert held is not None
-        objects = [
+        objects = [self._kept(each, f"{number}-{index}") for index, each in enumerate(made)] or [
             self._object(sop_class, f"{number}-{index}", study_uid=f"{series}.0")
             for index, sop_class in enumerate(classes)
         ]
+        sent = [made.sop_uid for made, _ in objects if send is None or made.kind in send]
         report = Report(
             outcome=Outcome.ANALYZED,
             reason=None,
@@ -107,11 +111,11 @@ class Sender:
             priority=priority,
             result={},
             objects=objects,
-            deliveries=[(made.sop_uid, "pacs") for made, _ in objects],
+            deliveries=[(sop_uid, "pacs") for sop_uid in sent],
             not_before=self.clock(),
         )
         assert publish(database, held, report, now=self.clock()) is Publication.PUBLISHED
-        return [made.sop_uid for made, _ in objects]
+        return sent
 
     def deliver(self) -> int:
         """Send what is due."""
@@ -136,6 +140,13 @@ class Sender:
     def letters(self) -> list[str]:
         """What the dead letters say."""
         return [letter["error"] for letter in board.status(self.parts.database, now=self.clock())["dead_letters"]]
+
+    def _kept(self, made: ResultObject, name: str) -> tuple[ResultObject, str]:
+        relative = f"results/{name}.dcm"
+        path = self.parts.spool.root / relative
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(made.data)
+        return made, relative
 
     def _object(self, sop_class: str, name: str, *, study_uid: str) -> tuple[ResultObject, str]:
         relative = f"results/{name}.dcm"

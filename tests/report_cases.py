@@ -18,6 +18,7 @@ from triage_node.domain import (
     SUBTYPES,
     BundleRef,
     Decision,
+    ObjectKind,
     Prediction,
     Priority,
     Producer,
@@ -206,12 +207,13 @@ NEGATIVE = Decision(
 def results_of(
     volume: Volume, prediction: Prediction, decision: Decision = POSITIVE, *, revision: int = 1, **changes: Any
 ) -> tuple[ResultObject, ...]:
-    """build_results with the usual rest."""
+    """build_results with the usual rest, and all that is made on demand."""
     values: dict[str, Any] = {
         "producer": PRODUCER,
         "uids": ResultUids(node="TRIAGE", series_uid=SERIES_UID, revision=revision),
         "created_at": CREATED_AT,
         "locations": locate(volume, prediction.mask),
+        "also": tuple(ObjectKind),
     }
     return build_results(
         volume=volume, prediction=prediction, decision=decision, revision=revision, **(values | changes)

@@ -225,6 +225,8 @@ class Source:
 
 
 SENDABLE: Final = ("SEG", "SR", "KEY_IMAGE", "NOTICE")
+ON_DEMAND: Final = ("GSPS", "KOS", "LABELMAP")
+"""Result objects that are made where a destination asks for them."""
 TOLD: Final = ("STAT", "HIGH", "ROUTINE", "NOT_ANALYZED", "FAILED")
 """How a series may end, for destinations that are told of it: the priority of an analysed one, else its outcome."""
 
@@ -238,7 +240,11 @@ class Destination:
     ae_title: str = setting(MISSING, "its AE title", check=_ae_title)
     host: str = setting(MISSING, "its address or host name")
     port: int = setting(MISSING, "its DICOM port", check=_port)
-    send: list[str] = setting(list(SENDABLE), "what it gets: " + ", ".join(SENDABLE), check=_each_of(*SENDABLE))
+    send: list[str] = setting(
+        list(SENDABLE),
+        f"what it gets: {', '.join(SENDABLE)}; on demand {', '.join(ON_DEMAND)}",
+        check=_each_of(*SENDABLE, *ON_DEMAND),
+    )
     commitment: bool = setting(False, "whether it must confirm by storage commitment that it keeps what it was sent")
     find: str = setting(
         "",

@@ -97,6 +97,7 @@ class OutboxState(StrEnum):
     CONFIRMED = "CONFIRMED"
     DEAD = "DEAD"
     CANCELLED = "CANCELLED"
+    NOT_ACCEPTED = "NOT_ACCEPTED"  # the destination takes no such objects, but others of the same result
 
 
 class Proof(StrEnum):
@@ -219,7 +220,16 @@ TRANSITIONS: Final[Mapping[SeriesState, frozenset[SeriesState]]] = {
 
 OUTBOX_TRANSITIONS: Final[Mapping[OutboxState, frozenset[OutboxState]]] = {
     OutboxState.PENDING: frozenset({OutboxState.SENDING, OutboxState.CANCELLED}),
-    OutboxState.SENDING: frozenset({OutboxState.SENT, OutboxState.PENDING, OutboxState.DEAD, OutboxState.CANCELLED}),
+    OutboxState.SENDING: frozenset(
+        {
+            OutboxState.SENT,
+            OutboxState.PENDING,
+            OutboxState.DEAD,
+            OutboxState.CANCELLED,
+            OutboxState.NOT_ACCEPTED,
+        }
+    ),
+    OutboxState.NOT_ACCEPTED: frozenset({OutboxState.DEAD}),  # nothing else of the result was accepted either
     # by storage commitment: kept; or not kept, and sent again, unless it was superseded or asking leads nowhere
     OutboxState.SENT: frozenset({OutboxState.CONFIRMED, OutboxState.PENDING, OutboxState.DEAD, OutboxState.CANCELLED}),
     OutboxState.CONFIRMED: frozenset(),
@@ -519,8 +529,18 @@ class ObjectKind(StrEnum):
     SEG = "SEG"
     SR = "SR"
     KEY_IMAGE = "KEY_IMAGE"
+    GSPS = "GSPS"
+    KOS = "KOS"
+    LABELMAP = "LABELMAP"
     NOTICE_SR = "NOTICE_SR"
     NOTICE_IMAGE = "NOTICE_IMAGE"
+
+
+INSTEAD: Final[Mapping[str, ObjectKind]] = {
+    ObjectKind.LABELMAP: ObjectKind.SEG,
+    ObjectKind.GSPS: ObjectKind.KEY_IMAGE,
+}
+"""What a destination gets that does not accept a kind."""
 
 
 class MessageKind(StrEnum):

@@ -9,7 +9,8 @@
     |-- TrainingError        training went wrong: a loss that is not finite
     |-- ReportError          a result object could not be built or failed its read-back
     |-- DeliveryError        a peer could not be reached or refused: `retryable` tells which
-    |   `-- Unreachable      nobody takes connections there
+    |   |-- Unreachable      nobody takes connections there
+    |   `-- NotAccepted      it takes no objects of this SOP class, or not so encoded
     |-- StateError           an illegal state transition was attempted (a bug)
     `-- LeaseLost            the claim was taken over by another worker; its result must be dropped
 
@@ -79,6 +80,13 @@ class Unreachable(DeliveryError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, retryable=True)
+
+
+class NotAccepted(DeliveryError):
+    """The peer takes no objects of this SOP class, or none so encoded: others may be taken."""
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message, retryable=False, status=status)
 
 
 class StateError(TriageNodeError):

@@ -88,16 +88,20 @@ def test_what_is_refused_is_named_in_status_and_the_rest_goes_through(
     options = (
         {"accept_classes": [SegmentationStorage, CTImageStorage]}
         if refuses == "class"
-        else {"syntaxes_of": {EncapsulatedPDFStorage: ["1.2.840.10008.1.2"]}}
+        else {"syntaxes_of": {EncapsulatedPDFStorage: ["1.2.840.10008.1.2.5"]}}
     )
     with DemoPacs(tmp_path / "pacs", port=sender.table.port, **options) as pacs:  # type: ignore[arg-type]
         assert sender.deliver() == 3
         assert [stored.sop_uid for stored in pacs.objects()] == [published[0], published[2]]
-    assert sender.states() == {"SENT": 2, "DEAD": 1}
+    assert sender.states() == {"SENT": 2, "NOT_ACCEPTED": 1}
+    assert sender.revisions() == {"DELIVERED": 1}
     site = tmp_path / "triage-node.toml"
     site.write_text(f'[node]\ndatabase = "sqlite:///{tmp_path / "db.sqlite3"}"\n')
     capsys.readouterr()
     assert cli.main(["status", "--json", "--config", str(site)]) == 0
-    [letter] = json.loads(capsys.readouterr().out)["dead_letters"]
-    assert "does not accept Encapsulated PDF Storage (1.2.840.10008.5.1.4.1.1.104.1)" in letter["error"]
-    assert "as Explicit VR Little Endian" in letter["error"]
+    status = json.loads(capsys.readouterr().out)
+    assert status["dead_letters"] == []
+    [line] = status["not_accepted"]
+    assert (line["destination"], line["kind"], line["objects"]) == ("pacs", "SEG", 1)
+    assert "does not accept Encapsulated PDF Storage (1.2.840.10008.5.1.4.1.1.104.1)" in line["error"]
+    assert "as Explicit VR Little Endian" in line["error"]

@@ -50,4 +50,5 @@ def test_what_we_make_is_of_the_classes_that_are_stated(conformance: ModuleType,
     )
     made = [*results_of(volume, prediction_of(volume, mask_of(volume))), *notice]
     assert {one.kind: one.sop_class_uid for one in made} == conformance.SOP_CLASSES
-    assert {one.transfer_syntax_uid for one in made} == {"1.2.840.10008.1.2.1"}
+    syntaxes = {one.kind: conformance.TRANSFER_SYNTAX_OF.get(one.kind, "1.2.840.10008.1.2.1") for one in made}
+    assert {one.kind: one.transfer_syntax_uid for one in made} == syntaxes

@@ -109,7 +109,7 @@ def walk_items(dataset: Dataset) -> list[Dataset]:
 
 def test_the_same_input_gives_the_same_bytes(volume: Volume, positive: Prediction) -> None:
     first, second = cases.results_of(volume, positive), cases.results_of(volume, positive)
-    assert kinds(first) == ["SEG", "SR", "KEY_IMAGE"]
+    assert set(kinds(first)) == {"SEG", "SR", "KEY_IMAGE", "LABELMAP", "GSPS", "KOS"}
     assert [made.sha256 for made in first] == [made.sha256 for made in second]
     source = volume.paths[0]
     assert [made.sha256 for made in notice(source)] == [made.sha256 for made in notice(source)]
@@ -140,7 +140,7 @@ def test_uids_are_valid_and_differ_by_node_series_revision_kind_and_index() -> N
         uids = ResultUids(node=node, series_uid=series, revision=revision)
         for kind in ObjectKind:
             found += [uids.series(kind), *(uids.sop(kind, index) for index in range(3))]
-    assert len(found) == len(set(found)) == 8 * 5 * 4
+    assert len(found) == len(set(found)) == 8 * len(ObjectKind) * 4
     assert all(re.fullmatch(r"2\.25\.[1-9]\d{0,38}", uid) for uid in found)
 
 
@@ -317,7 +317,7 @@ def test_what_a_header_spells_freely_stops_no_report(tmp_path: Path) -> None:
     paths = cases.write_ct(tmp_path, elements={"ProcedureCodeSequence": [code], "SliceThickness": "0"})
     volume = cases.volume_of(paths)
     results = cases.results_of(volume, cases.prediction_of(volume, cases.mask_of(volume)))
-    assert kinds(results) == ["SEG", "SR", "KEY_IMAGE"]
+    assert kinds(results) == ["SEG", "SR", "KEY_IMAGE", "LABELMAP", "GSPS", "KOS"]
 
 
 def test_a_single_voxel_of_a_single_subtype_is_written(volume: Volume, positive: Prediction) -> None:
@@ -338,7 +338,12 @@ def test_a_negative_has_a_report_but_no_segmentation_and_no_key_image(volume: Vo
     empty = replace(positive, mask=np.zeros(volume.hu.shape, np.uint8))
     assert kinds(cases.results_of(volume, empty, cases.NEGATIVE)) == ["SR"]
     assert kinds(cases.results_of(volume, positive, cases.NEGATIVE)) == ["SR"]  # stray voxels do not look like findings
-    assert set(kinds(cases.results_of(volume, empty))) == {"SR", "KEY_IMAGE"}  # positive by probability alone
+    assert set(kinds(cases.results_of(volume, empty))) == {
+        "SR",
+        "KEY_IMAGE",
+        "GSPS",
+        "KOS",
+    }  # positive by probability alone
 
 
 def test_nothing_segmented_is_hidden_in_a_positive_study(volume: Volume, positive: Prediction) -> None:
@@ -440,7 +445,7 @@ def test_what_the_model_does_not_output_is_left_out_never_zero(volume: Volume) -
     probabilities = dict.fromkeys(CLASSES) | {"any": 0.98, "subdural": 0.97}
     prediction = cases.prediction_of(volume, None, probabilities=probabilities, volumes_ml=dict.fromkeys(CLASSES))
     results = cases.results_of(volume, prediction)
-    assert kinds(results) == ["SR", "KEY_IMAGE", "KEY_IMAGE"]
+    assert kinds(results) == ["SR", "KEY_IMAGE", "KEY_IMAGE", "GSPS", "KOS"]
     found = groups(of_kind(results, ObjectKind.SR))
     assert all(not items(group, "118565006") for group in found.values())
     assert not items(found["ICH-IVH"], "122157")

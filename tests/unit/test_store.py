@@ -488,6 +488,15 @@ def test_a_dead_letter_is_shown_and_can_be_retried(database: Database, clock: Cl
     assert len(outbox.claim_parcels(database, "pacs", now=clock(), lease_s=60)) == 1
 
 
+def test_what_was_superseded_meanwhile_brings_nothing_in_its_place(database: Database, clock: Clock) -> None:
+    parcel = published(database, clock)
+    supersede(database, clock)
+    state = outbox.mark_not_accepted(database, parcel, instead="SR", status=None, error="no such class", now=clock())
+    assert state is OutboxState.CANCELLED
+    assert outbox.claim_parcels(database, "pacs", now=clock(), lease_s=60) == []
+    assert outbox.dead_letters(database) == 0
+
+
 def test_a_killed_sender_loses_its_rows_after_the_lease_and_cannot_mark_them(database: Database, clock: Clock) -> None:
     dead = published(database, clock)
     clock.advance(61)
@@ -532,6 +541,9 @@ OPERATIONS: dict[str, Callable[[Database, Clock, outbox.Parcel], object]] = {
     "sent": lambda db, clock, parcel: outbox.mark_sent(db, parcel, status=0, now=clock()),
     "failed": lambda db, clock, parcel: outbox.mark_failed(db, parcel, status=0, error="", not_before=clock()),
     "dead": lambda db, clock, parcel: outbox.mark_dead(db, parcel, status=0, error=""),
+    "not accepted": lambda db, clock, parcel: outbox.mark_not_accepted(
+        db, parcel, instead=None, status=None, error="", now=clock()
+    ),
     "retry": lambda db, clock, _: outbox.retry_dead(db, destination=None, now=clock()),
     "kept": lambda db, clock, parcel: note(db, clock, parcel, kept=True),
     "not kept": lambda db, clock, parcel: note(db, clock, parcel, kept=False),

@@ -35,7 +35,10 @@ class DicomDestination:
         self._hold_s = hold_s
 
     def send(self, objects: Sequence[OutgoingObject], on_result: Callable[[StoreResult], None]) -> None:
-        """Send objects as they are; `on_result` is called exactly once for each. Raises nothing for a failed send."""
+        """Send objects, decoded where it takes them uncompressed only; `on_result` is called exactly once for each.
+
+        Raises nothing for a failed send.
+        """
         for message in (each for each in objects if not each.sop_class_uid):
             what = f"{self.name} was told of results when this was published, and now takes DICOM objects only"
             on_result(StoreResult(outgoing=message, status=None, error=DeliveryError(what, retryable=False)))
@@ -45,6 +48,7 @@ class DicomDestination:
             objects=[each for each in objects if each.sop_class_uid],
             timeout_s=self._timeout_s,
             on_result=on_result,
+            re_encode=True,
         )
 
     def request_commitment(

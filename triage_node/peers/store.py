@@ -20,7 +20,7 @@ from pydicom.uid import UID
 from pynetdicom.association import Association
 
 from triage_node.domain import Priority
-from triage_node.errors import DeliveryError
+from triage_node.errors import DeliveryError, NotAccepted
 from triage_node.log import ref
 from triage_node.peers.association import UNCOMPRESSED, Pair, Peer, associate, lost, release
 
@@ -155,7 +155,9 @@ def _content(outgoing: OutgoingObject, accepted: set[Pair], peer: Peer, re_encod
     sop_class, syntax = (UID(uid) for uid in outgoing.pair)
     if re_encode and any((outgoing.sop_class_uid, uncompressed) in accepted for uncompressed in UNCOMPRESSED):
         return _decoded(outgoing)
-    raise DeliveryError(f"{peer} does not accept {sop_class.name} ({sop_class}) as {syntax.name}", retryable=False)
+    offered = " or uncompressed" if re_encode and syntax.is_encapsulated else ""
+    name = sop_class.name if sop_class.name != sop_class else outgoing.kind  # younger than the tables of pydicom
+    raise NotAccepted(f"{peer} does not accept {name} ({sop_class}) as {syntax.name}{offered}")
 
 
 def require_file(outgoing: OutgoingObject) -> None:
@@ -191,11 +193,13 @@ def _accepted(association: Association) -> set[Pair]:
 
 # ---------------------------------------------------------------- statuses
 
+SOP_CLASS_NOT_SUPPORTED: Final = 0x0122
+
 # (first, last, retryable, meaning), PS3.4 B.2.3 and PS3.7 annex C. The first range that fits counts.
 STORE_FAILURES: Final = (
     (0x0110, 0x0110, True, "processing failure"),
     (0x0117, 0x0117, False, "invalid SOP instance"),
-    (0x0122, 0x0122, False, "SOP class not supported"),
+    (SOP_CLASS_NOT_SUPPORTED, SOP_CLASS_NOT_SUPPORTED, False, "SOP class not supported"),
     (0x0124, 0x0124, True, "not authorised; it must be told about us"),
     (0x0210, 0x0213, True, "the operation was not understood, or resources are short"),
     (0xA700, 0xA7FF, True, "out of resources"),
@@ -211,4 +215,6 @@ def raise_for_status(status: int, peer: object) -> None:
     if status in (0x0000, _DUPLICATE_SOP_INSTANCE) or 0xB000 <= status <= 0xBFFF:
         return
     retryable, meaning = next((r, m) for first, last, r, m in STORE_FAILURES if first <= status <= last)
+    if status == SOP_CLASS_NOT_SUPPORTED:
+        raise NotAccepted(f"{peer} answered 0x{status:04X}: {meaning}", status=status)
     raise DeliveryError(f"{peer} answered 0x{status:04X}: {meaning}", retryable=retryable, status=status)

@@ -20,7 +20,7 @@ from pydicom import dcmread
 
 from triage_node import log, report
 from triage_node.assemble import assemble
-from triage_node.config import Config
+from triage_node.config import ON_DEMAND, Config
 from triage_node.decide import decide
 from triage_node.domain import (
     CLASSES,
@@ -29,6 +29,7 @@ from triage_node.domain import (
     Decision,
     Location,
     NotAnalyzedReason,
+    ObjectKind,
     Outcome,
     Prediction,
     Priority,
@@ -111,6 +112,7 @@ def analyze_series(paths: Sequence[Path], config: Config, predictor: Predict, ma
         created_at=making.created_at,
         revision=making.revision,
         predecessor_sr=making.predecessor_sr,
+        also=[ObjectKind(name) for name in ON_DEMAND if any(name in each.send for each in config.destinations)],
     )
     timings_s = {"assemble": assembled - started, "infer": inferred - assembled, "report": monotonic() - inferred}
     return Analysis(

@@ -40,6 +40,9 @@ SENT_AS: Final[Mapping[ObjectKind | MessageKind, str]] = {
     ObjectKind.KEY_IMAGE: "KEY_IMAGE",
     ObjectKind.NOTICE_SR: "NOTICE",
     ObjectKind.NOTICE_IMAGE: "NOTICE",
+    ObjectKind.GSPS: "GSPS",
+    ObjectKind.KOS: "KOS",
+    ObjectKind.LABELMAP: "LABELMAP",
 }
 """What a kind of object is called in `send` of a [[destination]]."""
 

@@ -9,7 +9,8 @@ from functools import partial
 from triage_node import log
 from triage_node.deliver.channel import Channel
 from triage_node.deliver.dicom import DicomDestination
-from triage_node.domain import MessageKind, Proof
+from triage_node.domain import INSTEAD, MessageKind, OutboxState, Proof
+from triage_node.errors import NotAccepted
 from triage_node.peers import OutgoingObject, StoreResult
 from triage_node.pipeline.committing import TOGETHER_S
 from triage_node.pipeline.parts import Parts
@@ -64,6 +65,9 @@ def _ask_after_s(destination: Channel) -> float:
 
 def _note_failed(parts: Parts, destination: str, parcel: outbox.Parcel, result: StoreResult) -> None:
     assert result.error is not None
+    if isinstance(result.error, NotAccepted):
+        _note_not_accepted(parts, destination, parcel, result)
+        return
     settings = parts.config.delivery
     final = not result.error.retryable or parcel.attempts >= settings.attempts
     log.event(
@@ -80,3 +84,22 @@ def _note_failed(parts: Parts, destination: str, parcel: outbox.Parcel, result: 
         return
     later = parts.clock() + timedelta(seconds=settings.backoff_after_s(parcel.attempts))
     outbox.mark_failed(parts.database, parcel, status=result.status, error=error, not_before=later)
+
+
+def _note_not_accepted(parts: Parts, destination: str, parcel: outbox.Parcel, result: StoreResult) -> None:
+    error = str(result.error)
+    state = outbox.mark_not_accepted(
+        parts.database,
+        parcel,
+        instead=INSTEAD.get(parcel.kind),
+        status=result.status,
+        error=error,
+        now=parts.clock(),
+    )
+    log.event(
+        "dead letter" if state is OutboxState.DEAD else "not accepted by the destination, the rest goes on",
+        destination=destination,
+        kind=parcel.kind,
+        object=log.ref(parcel.sop_uid),
+        error=error,
+    )

@@ -7,7 +7,7 @@ same bytes: clock and UIDs are arguments.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -30,8 +30,10 @@ from triage_node.errors import ReportError
 from triage_node.report.checks import require_sound
 from triage_node.report.findings import Finding, key_slices, reported_findings
 from triage_node.report.groups import Evidence
+from triage_node.report.gsps import build_gsps
 from triage_node.report.instance import Context, plain, read_header
 from triage_node.report.key_image import draw_key_image
+from triage_node.report.kos import build_kos
 from triage_node.report.notice import build_notice_sr, draw_notice
 from triage_node.report.secondary_capture import build_secondary_capture
 from triage_node.report.seg import build_seg
@@ -59,8 +61,10 @@ def build_results(
     created_at: datetime,
     revision: int,
     predecessor_sr: tuple[str, str] | None = None,
+    also: Collection[ObjectKind] = (),
 ) -> tuple[ResultObject, ...]:
-    """All objects of one analysed series: SEG (if anything is segmented), SR (always), key images (if positive).
+    """All objects of one analysed series: SEG (if anything is segmented), SR (always), key images (if positive); and
+    of those that are made on demand `also` these kinds: LABELMAP (as SEG), GSPS and KOS (if positive).
 
     `locations` is where each class lies, from `locate.locate`; `created_at` is aware; `revision` is that of `uids`;
     `predecessor_sr` is (SOP Class UID, SOP Instance UID) of the SR that this one supersedes. Raises ReportError.
@@ -90,7 +94,8 @@ def build_results(
     )
     pictured = shown if decision.suspected else ()
     key_images = _key_images(volume, prediction, decision, findings, pictured, slices, context)
-    objects = (*((seg,) if seg else ()), sr, *key_images)
+    on_demand = _on_demand(also, prediction, decision, findings, pictured, slices, context)
+    objects = (*((seg,) if seg else ()), sr, *key_images, *on_demand)
     known = {*volume.sop_uids, *((seg.sop_uid,) if seg else ()), *((predecessor_sr[1],) if predecessor_sr else ())}
     _require_sound(objects, context, volume.paths[0], known)
     return objects
@@ -169,11 +174,34 @@ def _require_sound(objects: Sequence[ResultObject], context: Context, source: Pa
 
 
 def _seg(
-    prediction: Prediction, findings: Sequence[Finding], slices: Sequence[Dataset], context: Context
+    prediction: Prediction,
+    findings: Sequence[Finding],
+    slices: Sequence[Dataset],
+    context: Context,
+    kind: ObjectKind = ObjectKind.SEG,
 ) -> ResultObject | None:
     if prediction.mask is None or not any(finding.segmented for finding in findings):
         return None
-    return build_seg(prediction.mask, findings, slices, prediction.bundle, context)
+    return build_seg(prediction.mask, findings, slices, prediction.bundle, context, kind=kind)
+
+
+def _on_demand(
+    also: Collection[ObjectKind],
+    prediction: Prediction,
+    decision: Decision,
+    findings: Sequence[Finding],
+    pictured: Sequence[int],
+    slices: Sequence[Dataset],
+    context: Context,
+) -> list[ResultObject]:
+    made = []
+    if ObjectKind.LABELMAP in also and (labelmap := _seg(prediction, findings, slices, context, ObjectKind.LABELMAP)):
+        made.append(labelmap)
+    if ObjectKind.GSPS in also and pictured:
+        made += build_gsps(prediction, findings, pictured, slices, context)
+    if ObjectKind.KOS in also and pictured:
+        made.append(build_kos(decision, [slices[index] for index in pictured], context))
+    return made
 
 
 def _key_images(

@@ -31,6 +31,9 @@ _FLAGS: Final[Mapping[ObjectKind | MessageKind, Mapping[str, object]]] = {
     ObjectKind.KEY_IMAGE: _PAGE_FLAGS,
     ObjectKind.NOTICE_SR: _DOCUMENT_FLAGS,
     ObjectKind.NOTICE_IMAGE: _PAGE_FLAGS,
+    ObjectKind.GSPS: {"PresentationLUTShape": "IDENTITY"},
+    ObjectKind.KOS: {"ValueType": "CONTAINER"},
+    ObjectKind.LABELMAP: {"SegmentationType": "LABELMAP"},
 }
 _REFERENCED: Final = Tag("ReferencedSOPInstanceUID")
 _COPIED: Final = frozenset(Tag(keyword) for keyword in OPTIONAL_IDENTITY)

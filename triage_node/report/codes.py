@@ -71,6 +71,7 @@ class Concept(Enum):
     # document
     COMMENT = Row("Comment", "121106", "DCM", "pydicom", "2026-11-21")
     QUALITY_ASSESSMENT = Row("Quality Assessment", "111050", "DCM", "pydicom", "2026-11-21")
+    OF_INTEREST = Row("Of Interest", "113000", "DCM", "pydicom, CID 7010", "2026-11-22")
     CT_PROCEDURE = Row("CT unspecified body region", "25045-6", "LN", "pydicom, CID 100", "2026-11-20")
     ARTIFICIAL_INTELLIGENCE = Row("Artificial Intelligence", "123110", "DCM", "pydicom, CID 7162", "2026-11-20")
     ACQUISITION_EQUIPMENT = Row("Acquisition Equipment", "109101", "DCM", "pydicom, CID 7005", "2026-11-21")

@@ -34,6 +34,9 @@ SERIES_NUMBERS: Final = {
     ObjectKind.KEY_IMAGE: 9003,
     ObjectKind.NOTICE_SR: 9004,
     ObjectKind.NOTICE_IMAGE: 9005,
+    ObjectKind.GSPS: 9006,
+    ObjectKind.KOS: 9007,
+    ObjectKind.LABELMAP: 9008,
 }
 """Fixed and high: below the scanner's own series in every study list."""
 
@@ -43,6 +46,9 @@ MODALITIES: Final[Mapping[ObjectKind | MessageKind, str]] = {
     ObjectKind.KEY_IMAGE: "OT",
     ObjectKind.NOTICE_SR: "SR",
     ObjectKind.NOTICE_IMAGE: "OT",
+    ObjectKind.GSPS: "PR",
+    ObjectKind.KOS: "KO",
+    ObjectKind.LABELMAP: "SEG",
 }
 
 TYPE_2_IDENTITY: Final = (
@@ -97,8 +103,18 @@ def read_header(path: Path) -> Dataset:
     return header
 
 
-def finish(dataset: Dataset, kind: ObjectKind, context: Context, *, index: int = 0) -> ResultObject:
-    """Give a data set its identity, series, equipment and clock, and encode it. Raises ReportError."""
+def finish(
+    dataset: Dataset,
+    kind: ObjectKind,
+    context: Context,
+    *,
+    index: int = 0,
+    transfer_syntax: UID = ExplicitVRLittleEndian,
+) -> ResultObject:
+    """Give a data set its identity, series, equipment and clock, and encode it. Raises ReportError.
+
+    `transfer_syntax` is that of its pixels, if it has any.
+    """
     _copy_identity(dataset, context.source)
     _describe_series(dataset, kind, context)
     _describe_equipment(dataset, context)
@@ -110,8 +126,8 @@ def finish(dataset: Dataset, kind: ObjectKind, context: Context, *, index: int =
         sop_class_uid=str(dataset.SOPClassUID),
         sop_uid=str(dataset.SOPInstanceUID),
         series_uid=str(dataset.SeriesInstanceUID),
-        transfer_syntax_uid=str(ExplicitVRLittleEndian),
-        data=_encoded(dataset),
+        transfer_syntax_uid=str(transfer_syntax),
+        data=_encoded(dataset, transfer_syntax),
     )
 
 
@@ -211,7 +227,7 @@ def _describe_series(dataset: Dataset, kind: ObjectKind, context: Context) -> No
     dataset.SeriesNumber = SERIES_NUMBERS[kind]
     dataset.Modality = MODALITIES[kind]
     dataset.SeriesDescription = context.series_description
-    if dataset.Modality != "SR":
+    if dataset.Modality not in ("SR", "KO"):
         dataset.BodyPartExamined = "HEAD"
     dataset.ContentQualification = "RESEARCH"
 
@@ -272,12 +288,12 @@ def local_time(context: Context) -> datetime:
 # ---------------------------------------------------------------- encoding
 
 
-def _encoded(dataset: Dataset) -> bytes:
+def _encoded(dataset: Dataset, transfer_syntax: UID) -> bytes:
     meta = FileMetaDataset()
     meta.FileMetaInformationVersion = b"\x00\x01"
     meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.TransferSyntaxUID = transfer_syntax
     meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     meta.ImplementationVersionName = "TRIAGE_NODE"
     dataset.file_meta = meta

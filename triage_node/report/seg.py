@@ -1,4 +1,8 @@
-"""Prediction.mask -> Segmentation object (PS3.3 A.51): BINARY, on the native slices, empty frames left out."""
+"""Prediction.mask -> Segmentation object (PS3.3 A.51), on the native slices, empty frames left out.
+
+BINARY, a frame for each segment and slice; or on demand LABELMAP, a frame for each slice, compressed: fewer bytes, a
+SOP class that few destinations know yet.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from highdicom import AlgorithmIdentificationSequence, PixelMeasuresSequence
 from highdicom.color import CIELabColor
 from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
 from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
 from triage_node.domain import (
     COLORS,
@@ -27,7 +32,7 @@ from triage_node.report.instance import Context, finish, read_back
 from triage_node.report.regions import label_value
 from triage_node.report.stack import refer_to_frames, reference_of
 
-_DESCRIPTION: Final = f"ICH? {DISCLAIMER}"
+CONTENT_DESCRIPTION: Final = f"ICH? {DISCLAIMER}"
 """Content Description (0070,0081) is LO, 64 characters."""
 
 
@@ -42,37 +47,48 @@ def tracking_id(subtype: str) -> str:
 
 
 def build_seg(
-    mask: UInt8Array, findings: Sequence[Finding], slices: Sequence[Dataset], bundle: BundleRef, context: Context
+    mask: UInt8Array,
+    findings: Sequence[Finding],
+    slices: Sequence[Dataset],
+    bundle: BundleRef,
+    context: Context,
+    *,
+    kind: ObjectKind = ObjectKind.SEG,
 ) -> ResultObject:
-    """The SEG of the segmented findings, read back and compared voxel by voxel. Raises ReportError.
+    """The SEG or LABELMAP of the segmented findings, read back and compared voxel by voxel. Raises ReportError.
 
     `mask` is (slices, rows, columns) uint8 as in Prediction, `slices` from `stack.source_slices`.
     """
+    labelmap = kind is ObjectKind.LABELMAP
+    transfer_syntax = RLELossless if labelmap else ExplicitVRLittleEndian
     numbers = segment_numbers(findings)
     labels = _numbered(mask, numbers)
     segmentation = Segmentation(
         source_images=list(slices),
         pixel_array=labels,
-        segmentation_type=SegmentationTypeValues.BINARY,
+        segmentation_type=SegmentationTypeValues.LABELMAP if labelmap else SegmentationTypeValues.BINARY,
         segment_descriptions=[_segment(name, number, bundle, context) for name, number in numbers.items()],
-        series_instance_uid=context.uids.series(ObjectKind.SEG),
+        series_instance_uid=context.uids.series(kind),
         series_number=1,
-        sop_instance_uid=context.uids.sop(ObjectKind.SEG),
+        sop_instance_uid=context.uids.sop(kind),
         instance_number=1,
         manufacturer=context.producer.manufacturer,
         manufacturer_model_name=context.producer.model_name,
         software_versions=context.producer.software_version or "unknown",
         device_serial_number=context.producer.node_name,
         content_label="ICH",
-        content_description=_DESCRIPTION,
+        content_description=CONTENT_DESCRIPTION,
         pixel_measures=_measures(slices[0]),
+        transfer_syntax_uid=transfer_syntax,
     )
     _tell_thicknesses(segmentation, slices)
     refer_to_frames(segmentation, slices)
     _fix_dimension_uid(segmentation, context.uids.dimension_organization())
     segmentation.ContentCreatorName = None  # Type 2 (PS3.3 table 10-12): nobody drew it
-    segmentation["PixelData"].VR = "OB"  # highdicom leaves "OB or OW"; 1 bit allocated is OB (PS3.5 8.2)
-    made = finish(segmentation, ObjectKind.SEG, context)
+    segmentation["PixelData"].VR = "OB"  # highdicom leaves "OB or OW"; 1 bit allocated or compressed is OB (PS3.5 8.2)
+    if labelmap:
+        segmentation["PixelPaddingValue"].VR = "US"  # of the background; highdicom leaves "US or SS"
+    made = finish(segmentation, kind, context, transfer_syntax=transfer_syntax)
     _require_same(made, labels, slices)
     return made
 
@@ -135,11 +151,17 @@ def _require_same(made: ResultObject, labels: UInt8Array, slices: Sequence[Datas
     found = np.zeros_like(labels)
     for frame, groups in zip(frames, read.PerFrameFunctionalGroupsSequence, strict=True):
         (source,) = _macro(read, groups, "DerivationImageSequence").SourceImageSequence
-        number = _macro(read, groups, "SegmentIdentificationSequence").ReferencedSegmentNumber
         reference = str(source.ReferencedSOPInstanceUID), source.get("ReferencedFrameNumber")
-        found[index_of[reference]][frame > 0] = number
+        found[index_of[reference]][frame > 0] = _numbers(read, groups, frame)
     if not np.array_equal(found, labels):
-        raise ReportError("SEG: the mask did not read back the same")
+        raise ReportError(f"{made.kind}: the mask did not read back the same")
+
+
+def _numbers(read: Dataset, groups: Dataset, frame: UInt8Array) -> UInt8Array | int:
+    """Segment numbers of the pixels that are not background."""
+    if read.SegmentationType == "LABELMAP":
+        return frame[frame > 0]
+    return int(_macro(read, groups, "SegmentIdentificationSequence").ReferencedSegmentNumber)
 
 
 def _macro(read: Dataset, groups: Dataset, keyword: str) -> Dataset:

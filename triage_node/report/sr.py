@@ -45,7 +45,7 @@ def build_sr(
     """
     answer = Concept.PRESENT if decision.suspected else Concept.ABSENT if whole_head else None
     report = hdsr.MeasurementReport(
-        observation_context=_observer(context.producer, context.uids.device()),
+        observation_context=_observation(context.producer, context.uids.device()),
         procedure_reported=_procedures(context.source),
         imaging_measurements=measurement_groups(prediction, decision, findings, answer, evidence, comments, context),
         referenced_images=_shown(findings, evidence),
@@ -76,6 +76,19 @@ def require_told(made: ResultObject, prediction: Prediction, findings: Sequence[
         raise ReportError("SR: probabilities, volumes, sides or boxes did not read back the same")
 
 
+def observer(producer: Producer, device_uid: str) -> hdsr.ObserverContext:
+    """This node, as the one who observed (PS3.16 TID 1002, 1004)."""
+    return hdsr.ObserverContext(
+        observer_type=hdsr.CodedConcept("121007", "DCM", "Device"),
+        observer_identifying_attributes=hdsr.DeviceObserverIdentifyingAttributes(
+            uid=device_uid,
+            name=plain(producer.node_name),
+            manufacturer_name=plain(producer.manufacturer),
+            model_name=plain(producer.model_name),
+        ),
+    )
+
+
 # ---------------------------------------------------------------- document
 
 
@@ -85,18 +98,8 @@ def _shown(findings: Sequence[Finding], evidence: Evidence) -> list[Dataset]:
     return list({str(image.SOPInstanceUID): image for image in (*evidence.key_slices, *boxed)}.values())
 
 
-def _observer(producer: Producer, device_uid: str) -> hdsr.ObservationContext:
-    return hdsr.ObservationContext(
-        observer_device_context=hdsr.ObserverContext(
-            observer_type=hdsr.CodedConcept("121007", "DCM", "Device"),
-            observer_identifying_attributes=hdsr.DeviceObserverIdentifyingAttributes(
-                uid=device_uid,
-                name=plain(producer.node_name),
-                manufacturer_name=plain(producer.manufacturer),
-                model_name=plain(producer.model_name),
-            ),
-        )
-    )
+def _observation(producer: Producer, device_uid: str) -> hdsr.ObservationContext:
+    return hdsr.ObservationContext(observer_device_context=observer(producer, device_uid))
 
 
 def _procedures(source: Dataset) -> list[Code]:

@@ -113,8 +113,11 @@ def _slice(header: Dataset, volume: Volume, index: int, context: Context) -> Dat
     seen.ImageOrientationPatient = _decimal(volume.orientation.ravel())
     seen.ImagePositionPatient = _decimal(volume.positions_mm[index])
     seen.SliceThickness = (
-        _thickness(_pixel_measures(header, frame_number)) or _decimal([float(np.median(volume.weights_mm))])[0]
+        _thickness(_macro(header, frame_number, "PixelMeasuresSequence"))
+        or _decimal([float(np.median(volume.weights_mm))])[0]
     )
+    seen.SamplesPerPixel = 1
+    _tell_rescale(seen, _macro(header, frame_number, "PixelValueTransformationSequence"))
     if header.get("LossyImageCompression") == "01":
         for keyword in ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"):
             if header.get(keyword):
@@ -131,12 +134,18 @@ def _stand_in_for_frame(seen: Dataset, frame_number: int, context: Context) -> N
     seen.SOPInstanceUID = context.uids.stand_in(origin.ReferencedSOPInstanceUID, frame_number)
 
 
-def _pixel_measures(header: Dataset, frame_number: int | None) -> Dataset:
-    """What holds the SliceThickness: the header, or a functional group of the frame (PS3.3 C.7.6.16.2.1)."""
+def _macro(header: Dataset, frame_number: int | None, keyword: str) -> Dataset:
+    """What holds the attributes of a functional group: the header, or that group of the frame (PS3.3 C.7.6.16)."""
     if frame_number is None:
         return header
     groups = (header.PerFrameFunctionalGroupsSequence[frame_number - 1], *header.SharedFunctionalGroupsSequence)
-    return next((group.PixelMeasuresSequence[0] for group in groups if group.get("PixelMeasuresSequence")), Dataset())
+    return next((group[keyword].value[0] for group in groups if group.get(keyword)), Dataset())
+
+
+def _tell_rescale(seen: Dataset, told: Dataset) -> None:
+    """From stored values to HU (PS3.3 C.11.1); an analysed image has it."""
+    slope, intercept = told.get("RescaleSlope"), told.get("RescaleIntercept")
+    seen.RescaleSlope, seen.RescaleIntercept = _decimal([1.0 if slope is None else slope, intercept or 0.0])
 
 
 def _thickness(measures: Dataset) -> DSfloat | None:

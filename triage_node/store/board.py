@@ -101,6 +101,7 @@ def status(database: Database, *, now: datetime, recent: int = 20) -> dict[str, 
             "outcomes": _counts(connection, revision.c.outcome),
             "outbox": _outbox_counts(connection),
             "dead_letters": _dead_letters(connection),
+            "not_accepted": _not_accepted(connection),
             "recent": _recent(connection, recent),
         }
 
@@ -162,6 +163,19 @@ def _dead_letters(connection: sa.Connection) -> list[dict[str, Any]]:
         }
         for row in connection.execute(query)
     ]
+
+
+def _not_accepted(connection: sa.Connection) -> list[dict[str, Any]]:
+    """What destinations do not take, by kind of object: the rest of those results went there."""
+    query = (
+        sa.select(outbox.c.destination, result.c.kind, sa.func.count().label("objects"), sa.func.max(outbox.c.error))
+        .join(result, result.c.sop_uid == outbox.c.sop_uid)
+        .where(outbox.c.state == OutboxState.NOT_ACCEPTED.value)
+        .group_by(outbox.c.destination, result.c.kind)
+        .order_by(outbox.c.destination, result.c.kind)
+    )
+    names = ("destination", "kind", "objects", "error")
+    return [dict(zip(names, row, strict=True)) for row in connection.execute(query)]
 
 
 def _recent(connection: sa.Connection, limit: int) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -20,6 +20,7 @@ from triage_node.store.studies import newest_ended, replaces_what_was_told
 _URGENCY: Final = {MessageKind.ESCALATION: 0, MessageKind.READ: 3}
 """That something was read raises no alarm: it goes behind what was not."""
 UNSENT: Final = (OutboxState.PENDING.value, OutboxState.SENDING.value)
+_THERE_OR_ON_ITS_WAY: Final = {*UNSENT, OutboxState.SENT.value, OutboxState.CONFIRMED.value}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +114,51 @@ def mark_dead(database: Database, parcel: Parcel, *, status: int | None, error: 
     """SENDING -> DEAD: only `triage-node retry` moves it again."""
     with database.transaction() as connection:
         _finish(connection, parcel, OutboxState.DEAD, status=status, error=error[:400])
+
+
+def mark_not_accepted(
+    database: Database, parcel: Parcel, *, instead: str | None, status: int | None, error: str, now: datetime
+) -> OutboxState:
+    """SENDING -> NOT_ACCEPTED; the destination gets the objects of kind `instead`, if it does not anyway.
+
+    Where it has no object of the revision, and none is on its way, all of them are DEAD: nobody would see that the
+    result is not there. Returns the new state.
+    """
+    with database.transaction() as connection:
+        lock = sa.select(revision.c.id).where(revision.c.id == parcel.revision_id).with_for_update()
+        connection.execute(lock).all()  # so that of two senders the second sees what became of the first
+        if not _finish(connection, parcel, OutboxState.NOT_ACCEPTED, status=status, error=error[:400]):
+            return OutboxState.CANCELLED
+        query = sa.select(outbox.c.destination, outbox.c.urgency).where(outbox.c.id == parcel.id)
+        row = connection.execute(query).one()
+        here = sa.and_(outbox.c.revision_id == parcel.revision_id, outbox.c.destination == row.destination)
+        if instead is not None:
+            _add(connection, parcel.revision_id, instead, here, {**row._mapping, "not_before": now})
+        states = set(connection.execute(sa.select(outbox.c.state).where(here)).scalars())
+        if states.isdisjoint(_THERE_OR_ON_ITS_WAY):
+            refused = outbox.c.state == OutboxState.NOT_ACCEPTED.value
+            connection.execute(outbox.update().where(here, refused).values(state=OutboxState.DEAD.value))
+            return OutboxState.DEAD
+        close_delivered(connection, [parcel.revision_id], now)
+        return OutboxState.NOT_ACCEPTED
+
+
+def _add(
+    connection: sa.Connection,
+    revision_id: int,
+    kind: str,
+    here: sa.ColumnElement[bool],
+    values: Mapping[str, object],
+) -> None:
+    """Rows for the objects of a kind that have none `here` yet."""
+    have = sa.select(outbox.c.sop_uid).where(here)
+    wanted = sa.select(result.c.sop_uid).where(
+        result.c.revision_id == revision_id, result.c.kind == kind, result.c.sop_uid.not_in(have)
+    )
+    state = OutboxState.PENDING.value
+    for sop_uid in connection.execute(wanted).scalars().all():
+        row = {"sop_uid": sop_uid, "revision_id": revision_id, "state": state, "attempts": 0, **values}
+        connection.execute(outbox.insert().values(**row))
 
 
 def announce(
@@ -239,15 +285,16 @@ def _notice_of_open_study() -> sa.ColumnElement[bool]:
     )
 
 
-def _finish(connection: sa.Connection, parcel: Parcel, state: OutboxState, **values: object) -> None:
+def _finish(connection: sa.Connection, parcel: Parcel, state: OutboxState, **values: object) -> bool:
     # SENDING, or CANCELLED while it was under way: then only its arrival still counts
     legal = [old.value for old in (OutboxState.SENDING, OutboxState.CANCELLED) if state in OUTBOX_TRANSITIONS[old]]
     # guarded by the token: a sender whose lease ran out changes nothing
-    connection.execute(
+    done = connection.execute(
         outbox.update()
         .where(outbox.c.id == parcel.id, outbox.c.token == parcel.token, outbox.c.state.in_(legal))
         .values(state=state.value, token=None, **values)
     )
+    return done.rowcount == 1
 
 
 def dead_letters(database: Database) -> int:

@@ -39,6 +39,8 @@ class Traffic:
     unconfirmed: int
     """Those that were sent and are to be confirmed yet."""
     dead: int
+    not_accepted: int
+    """Those that it does not take; it has others of the same results."""
     last_sent_at: datetime | None
     error: str | None
     """The newest one of what is not there yet."""
@@ -142,6 +144,7 @@ def letters(database: Database) -> list[Letter]:
 # ---------------------------------------------------------------- steps
 
 _NOT_THERE: Final = {*UNSENT, OutboxState.DEAD.value}
+_OVER: Final = (OutboxState.CANCELLED.value, OutboxState.NOT_ACCEPTED.value)
 _NEWEST_TRY: Final = (outbox.c.tried_at.desc().nulls_last(), outbox.c.id.desc())
 
 
@@ -149,7 +152,7 @@ def _traffic(connection: sa.Connection, destination: str, states: dict[str, int]
     here = outbox.c.destination == destination
     error = (
         sa.select(outbox.c.error, outbox.c.tried_at)
-        .where(here, outbox.c.error.is_not(None), outbox.c.state != OutboxState.CANCELLED.value)
+        .where(here, outbox.c.error.is_not(None), outbox.c.state.not_in(_OVER))
         .order_by(*_NEWEST_TRY)
         .limit(1)
     )
@@ -163,6 +166,7 @@ def _traffic(connection: sa.Connection, destination: str, states: dict[str, int]
             sa.select(sa.func.count()).where(here, outbox.c.commitment_due.is_not(None))
         ).scalar_one(),
         dead=states.get(OutboxState.DEAD, 0),
+        not_accepted=states.get(OutboxState.NOT_ACCEPTED, 0),
         last_sent_at=connection.execute(sa.select(sa.func.max(outbox.c.sent_at)).where(here)).scalar(),
         error=failed.error if failed else None,
         failed_at=failed.tried_at if failed else None,

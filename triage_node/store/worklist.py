@@ -70,6 +70,8 @@ class Delivery:
     """How many were sent and are to be confirmed yet."""
     error: str | None
     """Of an object that is dead, or waits for its next try."""
+    not_accepted: str | None = None
+    """What it said of a kind of object that it does not take."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -392,6 +394,8 @@ def _deliveries(connection: sa.Connection, revision_ids: Sequence[int]) -> dict[
         one["unconfirmed"] += each.due if each.state == OutboxState.SENT else 0
         if each.state in (OutboxState.DEAD.value, OutboxState.PENDING.value, OutboxState.SENDING.value):
             one["error"] = one["error"] or each.error
+        if each.state == OutboxState.NOT_ACCEPTED.value:
+            one["not_accepted"] = each.error
     found: dict[int, list[Delivery]] = {}
     for (revision_id, destination), one in told.items():
         found.setdefault(revision_id, []).append(Delivery(destination=destination, **one))

@@ -192,4 +192,6 @@ def _how_it_goes(traffic: Traffic, destination: AnyDestination | None) -> tuple[
         return ("trying again" if traffic.error else "on their way"), "waiting"
     if _commits(destination) and traffic.unconfirmed:
         return "not everything is confirmed yet", "waiting"
+    if traffic.not_accepted:
+        return f"there, but for {traffic.not_accepted} objects of kinds that it does not accept", "good"
     return ("everything is there" if traffic.last_sent_at else "nothing was sent yet"), "good"

@@ -175,6 +175,8 @@ def _delivered(one: Delivery) -> dict[str, str]:
         said, mood = f"in {one.destination}, {how}", "good"
     elif one.unconfirmed:
         said, mood = f"sent to {one.destination}, not confirmed yet", "waiting"
+    elif OutboxState.NOT_ACCEPTED in states:
+        said, mood = f"in {one.destination}, but for what it does not accept: {one.not_accepted}", "good"
     elif states:
         said, mood = f"in {one.destination}", "good"
     else:
