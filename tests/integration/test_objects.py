@@ -6,21 +6,25 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless, SecondaryCaptureImageStorage
 
 from tests import report_cases as cases
 from tests.orthanc import running_orthanc
 from tests.outgoing import Sender
+from tests.told import ToldSite
 from tests.tools import free_port, require_tool
+from triage_node import config
 from triage_node.domain import ObjectKind, ResultObject
-from triage_node.store import board, outbox, system, worklist
+from triage_node.store import board, outbox, schema, system, worklist
 from triage_node.store.worklist import Wanted
 from triage_node.testing import DemoPacs
 from triage_node.web import words
@@ -169,3 +173,37 @@ def test_a_status_that_says_the_class_is_not_supported_counts_as_such(
         sender.publish(made=made, send={"KOS", "SR"})
         deliver_all(sender)
     assert sender.states() == {"SENT": 1, "NOT_ACCEPTED": 1}
+
+
+# ---------------------------------------------------------------- the guide
+
+
+def test_each_profile_of_the_guide_gets_what_it_asks_for(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/channels/dicom.md").read_text()
+    site_file = tmp_path / "triage-node.toml"
+    site_file.write_text(page.split("<!-- example: profiles -->\n```toml\n")[1].split("```")[0])
+    shown = [each for each in config.load(site_file).destinations if isinstance(each, config.Destination)]
+    with DemoPacs(tmp_path / "pacs") as pacs:
+        here = [
+            replace(each, name=f"{each.name}-", ae_title="PACS", host="127.0.0.1", port=pacs.port) for each in shown
+        ]
+        with closing(ToldSite(tmp_path, pacs, *here)) as site:
+            site.publish("positive")
+            for each in here:
+                site.send(each.name)
+            kinds = kinds_sent(site)
+    assert len(here) == 4
+    for each in here:
+        assert kinds[each.name] == {(kind, "SENT") for kind in each.send if kind != "NOTICE"}
+
+
+def kinds_sent(site: ToldSite) -> dict[str, set[tuple[str, str]]]:
+    """Kind and state of what is for each destination."""
+    query = sa.select(schema.outbox.c.destination, schema.result.c.kind, schema.outbox.c.state).join(
+        schema.result, schema.result.c.sop_uid == schema.outbox.c.sop_uid
+    )
+    found: dict[str, set[tuple[str, str]]] = {}
+    with site.parts.database.reading() as connection:
+        for destination, kind, state in connection.execute(query):
+            found.setdefault(destination, set()).add((kind, state))
+    return found

@@ -33,7 +33,16 @@ EXPERIMENT_KEYS = {
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
     f"docs/{name}"
-    for name in ("admin", "channels", "radiologist", "evaluation", "data-sets", "laboratory", "comparison")
+    for name in (
+        "admin",
+        "channels",
+        "channels/dicom",
+        "radiologist",
+        "evaluation",
+        "data-sets",
+        "laboratory",
+        "comparison",
+    )
 ]
 
 
