@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from pynetdicom.transport import ThreadedAssociationServer
 
 from tests import ct
 from tests.arrivals import Clock, received
+from tests.orthanc import running_orthanc
 from tests.tools import free_port
 from triage_node import config
 from triage_node.admit import Admission, no_step
@@ -62,12 +64,22 @@ class Scanner:
 class Site:
     """A node that keeps what it gets for good."""
 
-    def __init__(self, folder: Path, database: Database, clock: Clock, *, report_port: int, asks: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        database: Database,
+        clock: Clock,
+        *,
+        report_port: int,
+        asks: bool = True,
+        ae_title: str = "CT1",
+        listen_on: int = 0,
+    ) -> None:
         to = f"127.0.0.1:{report_port}" if asks else ""
-        self.source = config.Source(ae_title="CT1", hosts=["127.0.0.1"], commitment_to=to)
+        self.source = config.Source(ae_title=ae_title, hosts=["127.0.0.1"], commitment_to=to)
         self.parts = Parts(
             config=config.Config(
-                node=config.Node(host="127.0.0.1", port=0, data_dir=folder / "spool"),
+                node=config.Node(host="127.0.0.1", port=listen_on, data_dir=folder / "spool"),
                 delivery=config.Delivery(backoff_s=4.0, timeout_s=10.0, commitment_attempts=2),
                 sources=(self.source,),
             ),
@@ -156,6 +168,39 @@ def test_a_source_is_told_what_is_kept_and_what_is_not(tmp_path: Path, database:
         assert site.report()
         assert [event_type for _, event_type, _ in scanner.reports] == [2, 1]
         assert "FailedSOPSequence" not in scanner.reports[-1][2]
+
+
+def test_orthanc_asks_and_understands_the_answer(tmp_path: Path) -> None:
+    port = free_port()
+    modalities = {"triage": ["TRIAGE", "127.0.0.1", port]}
+    with (
+        running_orthanc(tmp_path / "orthanc", modalities=modalities) as orthanc,
+        closing(open_database(f"sqlite:///{tmp_path / 'db.sqlite3'}")) as database,
+        closing(
+            Site(
+                tmp_path,
+                database,
+                Clock(),
+                report_port=orthanc.dicom_port,
+                ae_title="ORTHANC",
+                listen_on=port,
+            )
+        ) as site,
+    ):
+        (kept,) = images(site, 1)
+        never = (str(CTImageStorage), generate_uid())
+        instances = [
+            {"SOPClassUID": sop_class_uid, "SOPInstanceUID": sop_uid}
+            for sop_class_uid, sop_uid in (reference(kept), never)
+        ]
+        asked = orthanc.post(
+            "/modalities/triage/storage-commitment", json.dumps({"DicomInstances": instances}).encode()
+        )
+        assert site.report()
+        answer = orthanc.get(asked["Path"])
+        assert answer["Status"] == "Failure"  # not of all
+        assert [each["SOPInstanceUID"] for each in answer["Success"]] == [str(kept.SOPInstanceUID)]
+        assert [(each["SOPInstanceUID"], each["FailureReason"]) for each in answer["Failures"]] == [(never[1], 0x0112)]
 
 
 def test_a_source_that_is_away_is_told_when_it_is_back_whatever_was_restarted(tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import subprocess
+import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,12 +19,13 @@ from tests import ct
 from tests.arrivals import Clock
 from tests.finding import Answers, find_scp, match
 from tests.orthanc import running_orthanc
-from tests.tools import free_port
+from tests.tools import free_port, require_tool
 from triage_node import cli, config
 from triage_node.admit import Admission
 from triage_node.domain import ReceivedObject
+from triage_node.errors import DeliveryError
 from triage_node.log import ref
-from triage_node.peers import Peer, send_folder
+from triage_node.peers import Peer, echo, send_folder
 from triage_node.receive import Listener
 from triage_node.service.refusals import ObjectRefusals
 from triage_node.spool import Spool
@@ -46,6 +49,25 @@ hosts = ["127.0.0.1"]
 ae_title = "ORTHANC"
 hosts = ["127.0.0.1"]
 find = "ORTHANC@127.0.0.1:{port}"
+
+[[destination]]
+name = "pacs"
+ae_title = "QR"
+host = "127.0.0.1"
+port = {port}
+find = "127.0.0.1:{port}"
+"""
+QR = """\
+NetworkTCPPort = {port}
+MaxPDUSize = 16384
+MaxAssociations = 16
+HostTable BEGIN
+HostTable END
+VendorTable BEGIN
+VendorTable END
+AETable BEGIN
+QR {storage} RW (200, 1024mb) ANY
+AETable END
 """
 
 
@@ -146,6 +168,52 @@ def test_three_of_five_series_arrived_and_the_two_others_are_listed(
             assert "REFUSED" not in capsys.readouterr().out  # it was taken in the end
 
 
+@contextmanager
+def dcmqrscp(folder: Path) -> Iterator[Peer]:
+    """dcmtk's archive, which knows fewer keys than Orthanc; AE title QR."""
+    storage = folder / "QR"
+    storage.mkdir(parents=True)
+    port = free_port()
+    (folder / "qr.cfg").write_text(QR.format(port=port, storage=storage))
+    process = subprocess.Popen([require_tool("dcmqrscp"), "-c", str(folder / "qr.cfg")], stderr=subprocess.DEVNULL)
+    peer = Peer(ae_title="QR", host="127.0.0.1", port=port)
+    try:
+        _await(peer)
+        yield peer
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def _await(peer: Peer) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            return echo(peer, calling_ae="TRIAGE", timeout_s=5)
+        except DeliveryError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+def test_dcmtk_s_archive_is_asked_and_a_destination_by_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It passes over Modalities in Study and names no number of images: nothing may depend on either."""
+    study = generate_uid()
+    arrived, absent = (series(tmp_path / name, study=study) for name in ("arrived", "absent"))
+    series(tmp_path / "mr", study=generate_uid(), modality="MR")
+    with dcmqrscp(tmp_path / "qr") as peer, closing(Receiving(tmp_path, peer.port)) as node:
+        folders = [tmp_path / name for name in ("arrived", "absent", "mr")]
+        assert send_folder(folders, peer=peer, calling_ae="CT1").sent == 9
+        node.send(tmp_path / "arrived")
+        assert node.reconcile("pacs") == 1
+        out, err = capsys.readouterr()
+        assert {line.split("\t")[2] for line in out.splitlines()} == {str(image.SOPInstanceUID) for image in absent}
+        assert "QR, 20260301: 2 CT series, 6 at the source, 3 received, 3 missing, 0 of these refused" in err
+        assert not {str(image.SOPInstanceUID) for image in arrived} & set(out.split("\t"))
+
+
 def test_the_ledger_names_what_was_refused_and_what_came_with_other_bytes(
     tmp_path: Path, receiving: Receiving, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -201,6 +269,6 @@ def test_what_cannot_be_asked_is_one_clear_line(receiving: Receiving, capsys: py
     assert receiving.reconcile() == 1
     assert "cannot be reached" in capsys.readouterr().err
     assert receiving.reconcile("CT1") == 1
-    assert '"CT1" cannot be asked what it has; those that can: ORTHANC' in capsys.readouterr().err
+    assert '"CT1" cannot be asked what it has; those that can: pacs, ORTHANC' in capsys.readouterr().err
     assert cli.main(["ledger", "--day", DAY, "--config", str(receiving.config_path)]) == 1
     assert "go together" in capsys.readouterr().err
