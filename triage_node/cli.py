@@ -207,7 +207,7 @@ def _send(parsed: argparse.Namespace) -> int:
 def _analyze(parsed: argparse.Namespace) -> int:
     from triage_node.infer.bundle import find_bundle
     from triage_node.infer.process import InferenceProcess
-    from triage_node.pipeline.files import analyze_folder
+    from triage_node.pipeline.files import analyze_folder, result_folder
 
     config = configuration.load(parsed.config) if parsed.config else _config_for_files()
     model = config.model
@@ -215,7 +215,8 @@ def _analyze(parsed: argparse.Namespace) -> int:
     with closing(InferenceProcess(bundle, timeout_s=model.timeout_s, device=model.device)) as predictor:
         results = analyze_folder(parsed.folder, parsed.out, config=config, predictor=predictor, now=datetime.now(UTC))
     for result in results:
-        print(json.dumps(result) if parsed.json else _line(result))
+        told_in = result_folder(parsed.out, result["series_uid"])
+        print(json.dumps(result) if parsed.json else f"{_line(result)}\n  in {told_in}")
     return 0
 
 
@@ -290,6 +291,8 @@ def _train(parsed: argparse.Namespace) -> int:
 
 
 def _bundle(parsed: argparse.Namespace) -> int:
+    from triage_node.infer.bundle import load_bundle
+    from triage_node.infer.check import bundle_line
     from triage_node.learn.bundling import make_bundle
     from triage_node.learn.evaluation.shards import iterate_shards
     from triage_node.learn.experiment import read_config
@@ -306,18 +309,21 @@ def _bundle(parsed: argparse.Namespace) -> int:
         told_of=parsed.tuning_origin,
         trained_on=parsed.trained_on,
     )
-    print(f"bundle in {parsed.out}; look at it with: triage-node models {parsed.out}")
+    print(bundle_line(load_bundle(parsed.out)))
+    print(f"bundle in {parsed.out}; try it with: triage-node models {parsed.out}")
     return 0
 
 
 def _ensemble(parsed: argparse.Namespace) -> int:
-    from triage_node.infer.bundle import find_bundle
+    from triage_node.infer.bundle import find_bundle, load_bundle
+    from triage_node.infer.check import bundle_line
     from triage_node.learn.bundling import make_ensemble
     from triage_node.learn.evaluation.shards import iterate_shards
 
     members, tuning = [find_bundle(member) for member in parsed.members], iterate_shards(parsed.tuning)
     make_ensemble(members, parsed.out, version=parsed.bundle_version, tuning=tuning, told_of=parsed.tuning_origin)
-    print(f"ensemble of {len(members)} in {parsed.out}; look at it with: triage-node models {parsed.out}")
+    print(bundle_line(load_bundle(parsed.out)))
+    print(f"ensemble of {len(members)} in {parsed.out}; try it with: triage-node models {parsed.out}")
     return 0
 
 

@@ -14,7 +14,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests import ct
+from tests import ct, layouts
+from triage_node import cli
 from triage_node.config import Config, Series
 from triage_node.domain import CLASSES, SUBTYPES, Volume
 from triage_node.infer.predict import Predictor
@@ -138,3 +139,23 @@ def test_an_ensemble_of_unlike_networks_is_served(tmp_path: Path) -> None:
     assert result["volumes_ml"]["any"] is not None
     assert result["boxes"] is not None
     assert {"SR", "KEY_IMAGE"} <= set(kinds)
+
+
+def test_the_command_on_files_says_where_its_results_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ct.save(ct.head(), tmp_path / "in")
+    bundle = bundle_of("plain-cnn", tmp_path)
+    capsys.readouterr()
+    assert cli.main(["analyze", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--bundle", str(bundle)]) == 0
+    told = Path(capsys.readouterr().out.splitlines()[-1].removeprefix("  in "))
+    assert told.parent == tmp_path / "out"
+    assert (told / "result.json").is_file()
+
+
+def test_images_that_name_no_sop_class_are_refused_with_what_to_do_instead(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first thing that is tried with a bundle trained on RSNA 2019."""
+    root = layouts.rsna(tmp_path / "in")
+    assert cli.main(["analyze", str(root), "--out", str(tmp_path / "out")]) == 1
+    assert "evaluate --dataset rsna" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
-from triage_node.learn.comparison import REPORTED, draw, read_rows, reported_table, table
+from triage_node.domain import SUBTYPES
+from triage_node.learn.comparison import REPORTED, _draw_confusion, draw, read_rows, reported_table, table
 from triage_node.learn.experiment import read_config
 from triage_node.networks import NETWORKS, network_name
 
@@ -59,6 +61,14 @@ def test_rows_that_are_not_there_yet_are_left_out(tmp_path: Path) -> None:
 def test_the_curves_of_every_row_are_drawn(tmp_path: Path) -> None:
     draw({"one": row(), "other": row(confusion=None)}, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_no_two_kinds_of_blood_have_one_name_in_the_confusion_matrix() -> None:
+    panel = Figure().subplots()
+    classes = ["none", *SUBTYPES]
+    _draw_confusion(panel, {"classes": classes, "matrix": [[0] * len(classes)] * len(classes)})
+    for labels in (panel.get_xticklabels(), panel.get_yticklabels()):
+        assert [label.get_text() for label in labels] == ["none", "EDH", "IPH", "IVH", "SAH", "SDH"]
 
 
 def test_what_was_reported_stands_apart_and_is_called_other_data() -> None:

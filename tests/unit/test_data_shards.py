@@ -153,10 +153,11 @@ def test_a_label_of_no_series_is_told(tmp_path: Path) -> None:
         ({"shares": "many"}, "is no list of shares"),
     ],
 )
-def test_parts_that_make_no_sense_are_refused(tmp_path: Path, given: dict[str, str], complaint: str) -> None:
-    root = layouts.bhsd(tmp_path / "in")
+def test_parts_that_make_no_sense_are_refused_before_anything_is_read(
+    tmp_path: Path, given: dict[str, str], complaint: str
+) -> None:
     with pytest.raises(UsageError, match=complaint):
-        import_layout("bhsd", root, tmp_path / "out", **given)  # type: ignore[arg-type]
+        import_layout("bhsd", tmp_path / "not there", tmp_path / "out", **given)  # type: ignore[arg-type]
 
 
 def test_two_imports_are_never_mixed(tmp_path: Path) -> None:
@@ -220,6 +221,8 @@ def test_a_network_goes_from_a_published_layout_to_a_bundle_and_is_judged_on_it(
     ):
         assert cli.main(command) == 0
     bundle = load_bundle(tmp_path / "ours")
+    assert "plain-cnn" in (told := capsys.readouterr().out)
+    assert "any, subdural\n" in told
     assert bundle.network_name == "plain-cnn"
     assert bundle.outputs_classes == ("any", "subdural")
     assert "simulated" not in bundle.intended_use

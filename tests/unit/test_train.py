@@ -355,6 +355,16 @@ def test_a_run_leaves_a_record_curves_and_the_averaged_network(config: TrainConf
     assert ended.step == 3
 
 
+def test_the_curve_of_training_has_a_point_wherever_that_of_validation_has(config: TrainConfig) -> None:
+    often = replace(config, validation=config.shards, checkpoint_every=3, validate_every=1, validation_batches=1)
+    train(often)
+    record = read_record(config.run)
+    assert [point["step"] for point in record["curve"]] == [1, 2, 3]
+    assert [point["step"] for point in record["validation"]] == [1, 2, 3]
+    train(replace(often, steps=4))
+    assert [point["step"] for point in read_record(config.run)["curve"]] == [1, 2, 3, 4]
+
+
 def test_training_ends_where_validation_gets_no_better(config: TrainConfig) -> None:
     worse = replace(config, steps=90, coarse_share=0.0, learning_rate=0.3)
     ended = train(replace(worse, validation=config.shards, validate_every=1, patience=2))

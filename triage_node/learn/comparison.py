@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import torch
 
+from triage_node.domain import SUBTYPE_ABBREVIATIONS
 from triage_node.infer.bundle import find_bundle
 from triage_node.infer.predict import Predictor
 from triage_node.learn.checkpoint import averaged_network
@@ -142,11 +143,13 @@ def _draw_confusion(panel: Any, confusion: Mapping[str, Any] | None) -> None:
         panel.set_axis_off()
         return
     panel.imshow(confusion["matrix"], cmap="Blues")
-    short = [name[:5] for name in confusion["classes"]]
+    most = max(map(max, confusion["matrix"]))
+    short = [SUBTYPE_ABBREVIATIONS.get(name, name) for name in confusion["classes"]]
     panel.set_xticks(range(len(short)), short, fontsize="x-small")
     panel.set_yticks(range(len(short)), short, fontsize="x-small")
     for true, counts in enumerate(confusion["matrix"]):
         for said, count in enumerate(counts):
-            panel.text(said, true, str(count), ha="center", va="center", fontsize="x-small")
+            color = "white" if count > most / 2 else "black"
+            panel.text(said, true, str(count), color=color, ha="center", va="center", fontsize="x-small")
     panel.set_xlabel("said")
     panel.set_ylabel("true")

@@ -24,7 +24,8 @@ def draw_curves(record: Mapping[str, Any], path: Path) -> None:
             label = name if part == "curve" else f"{name}, validation"
             values = [_number(point.get(name)) for point in points]
             panels[int(name != "total")].plot(steps, values, style, color=f"C{index}", label=label, markersize=3)
-    for panel in panels:
+    for panel, title in zip(panels, ("loss", "its parts, and accuracy"), strict=True):
+        panel.set_title(title)
         panel.set_xlabel("step")
         panel.set_ylim(bottom=0)
         panel.grid(visible=True, alpha=0.3)

@@ -28,6 +28,7 @@ class Record:
     content: dict[str, Any]
     _since: list[dict[str, float]] = field(default_factory=list)
     _noted: float = field(default_factory=perf_counter)
+    _written: float = field(default_factory=perf_counter)
     _processor_noted: float = field(default_factory=process_time)
 
     @classmethod
@@ -58,25 +59,29 @@ class Record:
         """The losses of one validation."""
         self.content["validation"].append({"step": step, "grid_px": grid_px, **_rounded(losses)})
 
-    def write(self, step: int, pool: SlicePool) -> dict[str, str]:
-        """Add the mean losses since the last time; returns them for the progress bar."""
+    def note_means(self, step: int, pool: SlicePool) -> dict[str, str]:
+        """Add the mean losses since the last time to the curve; returns them for the progress bar."""
+        if not self._since:
+            return {}
         seconds, self._noted = perf_counter() - self._noted, perf_counter()
-        means: dict[str, float] = {}
-        if self._since:
-            means = {name: mean_of([losses[name] for losses in self._since]) for name in self._since[0]}
-            point = {"step": step, "pool": len(pool), "s_per_step": seconds / len(self._since), **means}
-            self.content["curve"].append(_rounded(point))
+        means = {name: mean_of([losses[name] for losses in self._since]) for name in self._since[0]}
+        point = {"step": step, "pool": len(pool), "s_per_step": seconds / len(self._since), **means}
+        self.content["curve"].append(_rounded(point))
+        self._since = []
+        return {name: f"{value:.3f}" for name, value in means.items()}
+
+    def write(self, step: int, pool: SlicePool) -> None:
+        """What was noted so far, and how long it took."""
+        wall_s, self._written = perf_counter() - self._written, perf_counter()
         processor_s, self._processor_noted = process_time() - self._processor_noted, process_time()
-        self.content["wall_s"] = round(self.content["wall_s"] + seconds, 1)
+        self.content["wall_s"] = round(self.content["wall_s"] + wall_s, 1)
         self.content["processor_s"] = round(self.content["processor_s"] + processor_s, 1)
         self.content["step"], self.content["pool"], self.content["present"] = step, len(pool), pool.present()
         self.content["taught"] = pool.taught()
         self.content["data"] = {"shards": pool.shards, "slices": len(pool), "listing_sha256": pool.listing_sha256()}
-        self._since = []
         part = self.path.with_suffix(".part")
         part.write_text(json.dumps(self.content, indent=1) + "\n", encoding="utf-8")
         part.replace(self.path)
-        return {name: f"{value:.3f}" for name, value in means.items()}
 
 
 def mean_of(values: Sequence[float]) -> float:

@@ -139,10 +139,9 @@ class _Run:
         if self.state.step == self._kept_at:
             return
         save_checkpoint(self._config.run / CHECKPOINT, self.state, self._pool.scores())
-        told = self._record.write(self.state.step, self._pool)
+        self._tell()
+        self._record.write(self.state.step, self._pool)
         self._kept_at = self.state.step
-        if self._bar is not None:
-            self._bar.set_postfix(told)
 
     def draw(self) -> None:
         """The curves so far; it takes as long as a step or two."""
@@ -152,11 +151,18 @@ class _Run:
         if self._bar is not None:
             self._bar.update()
         if self._held_out and self.state.step % self._config.validate_every == 0:
+            self._tell()
             self._validate(self._held_out)
             self.draw()
         if self.state.step % self._config.checkpoint_every == 0:
             self.keep()
             self._pool.refresh()
+
+    def _tell(self) -> None:
+        """The losses since the last time, in the curve and at the bar."""
+        told = self._record.note_means(self.state.step, self._pool)
+        if self._bar is not None and told:
+            self._bar.set_postfix(told)
 
     def _views(self, drawn: Drawn, grid: Grid, config: AugmentConfig, seed: int) -> Views:
         return augment(drawn, STORED_GRID, grid, config, seed, self._config.images.appearance)

@@ -15,6 +15,7 @@ from triage_node.admit import ct_series
 from triage_node.assemble.primary import Sketch, Stand, Turn, preference, sketch, turn
 from triage_node.config import Config
 from triage_node.domain import Outcome
+from triage_node.elements import READ_ERRORS
 from triage_node.errors import InferenceError, UsageError
 from triage_node.pipeline.analysis import (
     Analysis,
@@ -40,7 +41,12 @@ def analyze_folder(
     Returns the result.json values. Raises as `analyze_files`.
     """
     analyses = analyze_files(folder, config=config, predictor=predictor, now=now)
-    return [_write(out / log.ref(series_uid), analysis) for series_uid, analysis in analyses]
+    return [_write(result_folder(out, series_uid), analysis) for series_uid, analysis in analyses]
+
+
+def result_folder(out: Path, series_uid: str) -> Path:
+    """Where `analyze_folder` writes what it made of a series."""
+    return out / log.ref(series_uid)
 
 
 def analyze_files(
@@ -99,12 +105,27 @@ def _series_in(folder: Path) -> dict[str, list[Path]]:
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder; give the folder that holds the DICOM files")
     found: dict[str, list[Path]] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    for path in files:
         if series_uid := ct_series(path):
             found.setdefault(series_uid, []).append(path)
+    if not found and any(map(_without_class, files)):
+        raise UsageError(
+            f"{folder}: its CT images name no SOP Class, as those of RSNA 2019, and no PACS could send them; ask a "
+            "bundle about them with: triage-node evaluate --dataset rsna"
+        )
     if not found:
         raise UsageError(f"{folder} holds no DICOM CT image; give the folder of a head CT series")
     return found
+
+
+def _without_class(path: Path) -> bool:
+    """Whether it is a CT image as competitions give them away: what names its kind was taken out."""
+    try:
+        header = dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID", "Modality"])
+    except READ_ERRORS:
+        return False
+    return header.get("Modality") == "CT" and "SOPClassUID" not in header
 
 
 def _study_uid(path: Path) -> str:

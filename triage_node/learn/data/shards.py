@@ -54,8 +54,8 @@ def import_layout(
     """
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out}: is not empty; name another folder, so that nothing of two imports is mixed")
-    entries = LAYOUTS[layout].find(root)
-    parts = _parts(entries, shares, fold, seed)
+    parted = _splitter(shares, fold, seed)  # asked first: the headers of a large data set take minutes
+    parts = dict(zip(_PARTS, parted(LAYOUTS[layout].find(root)), strict=False))
     failures: list[Failure] = []
     slices = {name: _write(LAYOUTS[layout].load, part, out / name, failures) for name, part in parts.items()}
     return Imported(
@@ -90,14 +90,15 @@ def stored(loaded: Loaded, *, number: int) -> Slices:
 # ---------------------------------------------------------------- parts
 
 
-def _parts(entries: Sequence[Entry], shares: str, fold: str | None, seed: int) -> dict[str, list[Entry]]:
+def _splitter(shares: str, fold: str | None, seed: int) -> Callable[[Sequence[Entry]], Sequence[list[Entry]]]:
+    """What parts the entries. UsageError for shares or a fold that make no sense."""
     if fold is not None:
         number, count = _fold(fold)
-        return dict(zip(_PARTS, folds(entries, count, seed=seed)[number - 1], strict=False))
+        return lambda entries: folds(entries, count, seed=seed)[number - 1]
     wanted = parse_shares(shares)
     if not 2 <= len(wanted) <= len(_PARTS):
         raise UsageError(f'"{shares}": two parts (train/validation) or three (and test); write for example 80/20')
-    return dict(zip(_PARTS, split(entries, wanted, seed=seed), strict=False))
+    return lambda entries: split(entries, wanted, seed=seed)
 
 
 def _fold(text: str) -> tuple[int, int]:
