@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE
 
 from tests import ct
+from tests.node import kill
 from tests.together import together
 from tests.told import ToldSite, example
 from tests.ups import Client, calling
@@ -283,3 +286,48 @@ def test_what_is_completed_here_is_completed_at_the_worklist_of_the_hospital(tmp
         assert ups.states() == ["COMPLETED"]
         assert ward.row().priority == Priority.STAT
         ward.close()
+
+
+SETTINGS = """\
+[node]
+host = "127.0.0.1"
+port = 0
+data_dir = "spool"
+database = "sqlite:///{folder}/db.sqlite3"
+min_free_mb = 0
+"""
+
+
+def test_a_claim_outlives_a_listener_that_is_killed(tmp_path: Path) -> None:
+    path = tmp_path / "triage-node.toml"
+    reader = example("worklist", "channels/ups").replace("10.20.0.30", "127.0.0.1")
+    path.write_text(SETTINGS.format(folder=tmp_path) + reader)
+    with DemoPacs(tmp_path / "pacs") as pacs:
+        site = ToldSite(tmp_path, pacs, max_study_age_h=0)
+        site.clock.now = datetime.now(UTC)
+        site.publish()
+        with listening(path) as port, calling(port) as client:
+            uid = only(client).SOPInstanceUID
+            assert client.change(uid, "IN PROGRESS", OURS) == 0x0000
+        with listening(path) as port, calling(port) as client:
+            assert client.change(uid, "IN PROGRESS", OTHER) == 0xC302
+            assert client.set(uid, OURS, UnifiedProcedureStepPerformedProcedureSequence=done()) == 0x0000
+            assert client.change(uid, "COMPLETED", OURS) == 0x0000
+        row = worklist.row(site.parts.database, 1)
+        assert row is not None
+        assert row.read_by == "READER (UPS)"
+        site.close()
+
+
+@contextmanager
+def listening(path: Path) -> Iterator[int]:
+    """The listen role as a process, killed in the end; its port."""
+    words = [sys.executable, "-m", "triage_node", "listen", "--config", str(path)]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        events = map(json.loads, process.stderr)
+        yield next(event["port"] for event in events if event["event"] == "listening")
+    finally:
+        kill(process)  # type: ignore[arg-type]
+        process.stderr.close()
