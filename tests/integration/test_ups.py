@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 from pydicom.dataset import Dataset
 
 from tests import ct
@@ -17,8 +19,9 @@ from tests.tools import free_port
 from triage_node import config
 from triage_node.deliver.channel import channel_of
 from triage_node.errors import DeliveryError
-from triage_node.store import opinions, outbox, system
+from triage_node.store import access, opinions, outbox, system
 from triage_node.testing import DemoPacs, DemoUps
+from triage_node.web import Site, create_app
 
 Start = Callable[..., tuple[ToldSite, DemoUps]]
 WORKLIST = config.UpsDestination(name="worklist", ae_title="WORKLIST", host="127.0.0.1", port=1)
@@ -43,6 +46,16 @@ def read(site: ToldSite, *, unread: bool = False) -> None:
     """As the page does it."""
     user = None if unread else "ann"
     opinions.mark_read(site.parts.database, 1, user=user, now=site.clock(), tell=["worklist"])
+
+
+def read_on_the_page(site: ToldSite) -> None:
+    """By a browser of this machine."""
+    pages = Site(config=site.config, database=site.parts.database, spool=site.parts.spool, clock=site.clock)
+    client = TestClient(create_app(pages), base_url="http://127.0.0.1:8080")
+    client.get(f"/enter?key={access.make_link(site.parts.database, now=site.clock())}")
+    held = re.search(r'name="csrf" value="([^"]+)"', client.get("/study/1").text)
+    assert held is not None
+    client.post("/study/1/read", data={"csrf": held[1]})
 
 
 def referred(sequence: list[Dataset]) -> list[str]:
@@ -131,7 +144,7 @@ def test_a_study_that_is_read_here_is_completed_there_with_every_instance_that_w
     site, ups = start()
     series_uid = site.publish()
     site.send("worklist")
-    read(site)
+    read_on_the_page(site)
     assert site.send("worklist") == 1
     (workitem,) = ups.workitems.values()
     assert workitem.ProcedureStepState == "COMPLETED"

@@ -6,26 +6,34 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from pydicom.dataset import Dataset
 from pynetdicom import AE
 
-from tests import ct
+from tests.arrivals import Clock
+from tests.node import kill
+from tests.studies import arrive, end, found
 from tests.together import together
 from tests.told import ToldSite, example
 from tests.ups import Client, calling
-from triage_node.config import Config, Node, Source, UpsDestination, load
-from triage_node.domain import Priority
+from triage_node.admit import no_step
+from triage_node.config import Config, Destination, Node, Source, UpsDestination, load
+from triage_node.domain import Patient, Priority
 from triage_node.errors import DeliveryError
 from triage_node.peers import Peer
 from triage_node.peers.ups import PULL, QUERY, WATCH, UpsAssociation
 from triage_node.peers.workitem import dataset, performed
+from triage_node.pipeline.parts import Parts
 from triage_node.pipeline.workitems import NodeWorklist
 from triage_node.receive import Listener
+from triage_node.spool import Spool
 from triage_node.store import opinions, worklist
+from triage_node.store.database import open_database
 from triage_node.testing import DemoPacs, DemoUps
 
 OURS, OTHER = "1.2.3", "1.2.4"
@@ -34,48 +42,54 @@ OURS, OTHER = "1.2.3", "1.2.4"
 class Ward:
     """A node with results, and its listener."""
 
-    def __init__(self, folder: Path, pacs: DemoPacs, *others: Any) -> None:
-        self.site = ToldSite(folder, pacs, *others)
+    def __init__(self, folder: Path, parts: Parts) -> None:
+        self.parts = parts
         guide = folder / "guide.toml"
         guide.write_text(example("worklist", "channels/ups").replace("10.20.0.30", "127.0.0.1"))
         sources = (*load(guide).sources, Source(ae_title="CT1", hosts=["127.0.0.1"]))
         settings = Config(node=Node(host="127.0.0.1", port=0, min_free_mb=0), sources=sources)
         self.listener = Listener(
-            config=settings,
-            admit=lambda _: 0,
-            released=lambda _: None,
-            worklist=NodeWorklist(self.site.parts),
+            config=settings, admit=lambda _: 0, released=lambda _: None, worklist=NodeWorklist(parts)
         )
         self.port = self.listener.start()
 
-    def read(self, study_id: int = 1, *, user: str | None = "ann") -> None:
+    def publish(
+        self, priority: Priority = Priority.STAT, *, study: str = "1.2.1", images: int = 1, name: str = ""
+    ) -> str:
+        """A series, or more images of it, to its published end; returns its UID."""
+        database, clock = self.parts.database, cast(Clock, self.parts.clock)
+        series_uid = arrive(database, clock, study, images=images)
+        patient = Patient(patient_name=f"{name}^X", accession_number=f"ACC{name}")
+        end(database, clock, series_uid, found(priority), patient=patient, to=["pacs"])
+        clock.advance(60)
+        return series_uid
+
+    def read(self, *, user: str | None = "ann") -> None:
         """As the page does it."""
-        tell = [each.name for each in self.site.config.destinations[1:]]
-        opinions.mark_read(self.site.parts.database, study_id, user=user, now=self.site.clock(), tell=tell)
+        opinions.mark_read(self.parts.database, 1, user=user, now=self.parts.clock())
 
     def row(self) -> worklist.Row:
         """What the page shows of the first study."""
-        found = worklist.row(self.site.parts.database, 1)
+        found = worklist.row(self.parts.database, 1)
         assert found is not None
         return found
-
-    def close(self) -> None:
-        """Give everything back."""
-        self.listener.stop()
-        self.site.close()
 
 
 @pytest.fixture
 def ward(tmp_path: Path) -> Iterator[Ward]:
-    with DemoPacs(tmp_path / "pacs") as pacs:
-        opened = Ward(tmp_path, pacs)
-        yield opened
-        opened.close()
+    database = open_database(f"sqlite:///{tmp_path / 'db.sqlite3'}")
+    pacs = Destination(name="pacs", ae_title="PACS", host="127.0.0.1", port=1)
+    settings = Config(destinations=(pacs,))
+    parts = Parts(config=settings, database=database, spool=Spool(tmp_path), clock=Clock(), step=no_step)
+    opened = Ward(tmp_path, parts)
+    yield opened
+    opened.listener.stop()
+    database.close()
 
 
 def done() -> list[Dataset]:
     """What a reader says was performed."""
-    at = ToldSite.NOW
+    at = Clock()()
     said = performed(study_uid="1.2", station="READER", retrieve_ae="PACS", outputs=[], began_at=at, at=at)
     return list(said.UnifiedProcedureStepPerformedProcedureSequence)
 
@@ -90,13 +104,13 @@ def only(client: Client, **keys: Any) -> Dataset:
 
 
 def test_a_query_returns_flagged_studies_first_and_the_oldest_of_each(ward: Ward) -> None:
-    for says, name in (("negative", "A"), ("positive", "B"), ("small", "C"), ("positive", "D")):
-        ward.site.publish(says, PatientName=f"{name}^X", AccessionNumber=f"ACC{name}")
+    for number, (name, priority) in enumerate(zip("ABCD", ("ROUTINE", "STAT", "HIGH", "STAT"), strict=True)):
+        ward.publish(Priority(priority), study=f"1.2.{number}", name=name)
     with calling(ward.port) as client:
         everything = client.find()
         assert values(everything, "PatientName") == ["B^X", "D^X", "C^X", "A^X"]
         assert values(everything, "ScheduledProcedureStepPriority") == ["HIGH", "HIGH", "MEDIUM", "LOW"]
-        page = worklist.page(ward.site.parts.database, worklist.Wanted())
+        page = worklist.page(ward.parts.database, worklist.Wanted())
         assert values(everything, "PatientName") == [row.patient.patient_name for row in page.rows]
         for model in (PULL, WATCH, QUERY):
             high = client.find(model=model, ScheduledProcedureStepPriority="HIGH", ProcedureStepState="SCHEDULED")
@@ -106,14 +120,13 @@ def test_a_query_returns_flagged_studies_first_and_the_oldest_of_each(ward: Ward
         assert client.find(WorklistLabel="another list") == []
         asked = [dataset(AccessionNumber="ACCD", StudyInstanceUID=None)]
         assert values(client.find(ReferencedRequestSequence=asked), "PatientName") == ["D^X"]
-        assert client.find(ScheduledProcedureStepStartDateTime="20260302-") == []
-        assert len(client.find(ScheduledProcedureStepStartDateTime="20260301-")) == 4
+        assert client.find(ScheduledProcedureStepStartDateTime="20260102-") == []
+        assert len(client.find(ScheduledProcedureStepStartDateTime="20260101-")) == 4
         assert "InputInformationSequence" not in everything[0]
 
 
 def test_a_workitem_says_all_there_is(ward: Ward) -> None:
-    images = ct.head()
-    series_uid = ward.site.publish(images=images)
+    series_uid = ward.publish(images=3)
     with calling(ward.port) as client:
         uid = only(client).SOPInstanceUID
         status, whole = client.get(uid, model=WATCH)
@@ -123,9 +136,9 @@ def test_a_workitem_says_all_there_is(ward: Ward) -> None:
             for item in whole.InputInformationSequence
             for each in item.ReferencedSOPSequence
         }
-        made = {each["sop_uid"] for each in ward.site.result(series_uid)["objects"]}
-        assert referred == {image.SOPInstanceUID for image in images} | made
-        assert whole.CommentsOnTheScheduledProcedureStep.startswith("subdural hemorrhage suspected")
+        assert referred == {*(f"{series_uid}.{number}" for number in (1, 2, 3)), f"{series_uid}.9.1"}
+        assert {item.DICOMRetrievalSequence[0].RetrieveAETitle for item in whole.InputInformationSequence} == {"PACS"}
+        assert whole.CommentsOnTheScheduledProcedureStep.startswith("said ")
         assert "TransactionUID" not in whole
         status, some = client.get(uid, "ProcedureStepState", "TransactionUID")
         assert some.ProcedureStepState == "SCHEDULED"
@@ -134,7 +147,7 @@ def test_a_workitem_says_all_there_is(ward: Ward) -> None:
 
 
 def test_a_claim_is_one_reader_s_until_it_is_completed_and_then_the_study_is_read(ward: Ward) -> None:
-    ward.site.publish()
+    ward.publish()
     with calling(ward.port) as client:
         uid = only(client).SOPInstanceUID
         assert client.change(uid, "COMPLETED", OURS) == 0xC310
@@ -160,11 +173,11 @@ def test_a_claim_is_one_reader_s_until_it_is_completed_and_then_the_study_is_rea
         assert step.PerformedStationNameCodeSequence[0].CodeValue == "READER"
         assert client.find(ProcedureStepState="SCHEDULED") == []
     assert ward.row().read_by == "READER (UPS)"
-    assert worklist.page(ward.site.parts.database, worklist.Wanted()).total == 0
+    assert worklist.page(ward.parts.database, worklist.Wanted()).total == 0
 
 
 def test_a_claim_that_is_given_up_leaves_the_study_on_the_list(ward: Ward) -> None:
-    ward.site.publish()
+    ward.publish()
     with calling(ward.port) as client:
         uid = only(client).SOPInstanceUID
         assert client.change(uid, "IN PROGRESS", OURS) == 0x0000
@@ -178,12 +191,11 @@ def test_a_claim_that_is_given_up_leaves_the_study_on_the_list(ward: Ward) -> No
 
 
 def test_a_revision_takes_the_workitem_from_whoever_has_it_and_offers_another(ward: Ward) -> None:
-    images = ct.head()
-    ward.site.publish("positive", images=images[:-1])
+    ward.publish()
     with calling(ward.port) as client:
         uid = only(client).SOPInstanceUID
         assert client.change(uid, "IN PROGRESS", OURS) == 0x0000
-        ward.site.publish("negative", images=images[-1:])
+        ward.publish(Priority.ROUTINE)
         new = only(client, ProcedureStepState="SCHEDULED")
         assert new.ScheduledProcedureStepPriority == "LOW"
         assert only(client, ProcedureStepState="CANCELED").SOPInstanceUID == uid
@@ -193,7 +205,7 @@ def test_a_revision_takes_the_workitem_from_whoever_has_it_and_offers_another(wa
 
 
 def test_what_is_read_on_the_page_is_completed_and_comes_back_with_it(ward: Ward) -> None:
-    ward.site.publish()
+    ward.publish()
     with calling(ward.port) as client:
         uid = only(client).SOPInstanceUID
         ward.read()
@@ -206,7 +218,7 @@ def test_what_is_read_on_the_page_is_completed_and_comes_back_with_it(ward: Ward
 
 
 def test_nobody_is_asked_to_cancel_and_nobody_is_told_of_events(ward: Ward) -> None:
-    ward.site.publish()
+    ward.publish()
     with calling(ward.port) as client:
         uid = only(client).SOPInstanceUID
         assert client.act(uid, 2) == 0xC313
@@ -220,7 +232,7 @@ def test_nobody_is_asked_to_cancel_and_nobody_is_told_of_events(ward: Ward) -> N
 
 
 def test_of_readers_who_claim_at_the_same_moment_one_has_it(ward: Ward) -> None:
-    ward.site.publish()
+    ward.publish()
     with calling(ward.port) as one, calling(ward.port) as two:
         uid = only(one).SOPInstanceUID
         answers = together(lambda: one.change(uid, "IN PROGRESS", OURS), lambda: two.change(uid, "IN PROGRESS", OTHER))
@@ -228,8 +240,8 @@ def test_of_readers_who_claim_at_the_same_moment_one_has_it(ward: Ward) -> None:
 
 
 def test_clients_in_processes_of_their_own_see_one_list(ward: Ward) -> None:
-    ward.site.publish("negative")
-    ward.site.publish()
+    ward.publish(Priority.ROUTINE)
+    ward.publish(study="1.2.2")
 
     def ask(*words: str) -> Any:
         command = [sys.executable, "-m", "tests.ups", str(ward.port), *words]
@@ -243,7 +255,7 @@ def test_clients_in_processes_of_their_own_see_one_list(ward: Ward) -> None:
 
 
 def test_a_source_that_may_not_query_is_not_told(ward: Ward) -> None:
-    ward.site.publish()
+    ward.publish()
     ae = AE(ae_title="CT1")
     for sop_class in (PULL, WATCH, QUERY, "1.2.840.10008.1.1"):
         ae.add_requested_context(sop_class)
@@ -253,7 +265,7 @@ def test_a_source_that_may_not_query_is_not_told(ward: Ward) -> None:
 
 
 def test_our_scu_performs_a_workitem_of_our_scp(ward: Ward) -> None:
-    ward.site.publish()
+    ward.publish()
     node = Peer(ae_title="TRIAGE", host="127.0.0.1", port=ward.port)
     with calling(ward.port) as client:
         uid = only(client).SOPInstanceUID
@@ -270,16 +282,63 @@ def test_what_is_completed_here_is_completed_at_the_worklist_of_the_hospital(tmp
     """One result, one UID, one state: here, on the page and there."""
     with DemoPacs(tmp_path / "pacs") as pacs, DemoUps() as ups:
         there = UpsDestination(name="worklist", ae_title="WORKLIST", host="127.0.0.1", port=ups.port)
-        ward = Ward(tmp_path, pacs, there)
-        ward.site.publish()
-        ward.site.send("worklist")
+        site = ToldSite(tmp_path, pacs, there)
+        site.publish()
+        site.send("worklist")
+        ward = Ward(tmp_path, site.parts)
         with calling(ward.port) as client:
             uid = only(client).SOPInstanceUID
             assert list(ups.workitems) == [uid]
             client.change(uid, "IN PROGRESS", OURS)
             client.set(uid, OURS, UnifiedProcedureStepPerformedProcedureSequence=done())
             client.change(uid, "COMPLETED", OURS)
-        ward.site.send("worklist")
+        site.send("worklist")
         assert ups.states() == ["COMPLETED"]
         assert ward.row().priority == Priority.STAT
-        ward.close()
+        ward.listener.stop()
+        site.close()
+
+
+SETTINGS = """\
+[node]
+host = "127.0.0.1"
+port = 0
+data_dir = "spool"
+database = "sqlite:///{folder}/db.sqlite3"
+min_free_mb = 0
+"""
+
+
+def test_a_claim_outlives_a_listener_that_is_killed(tmp_path: Path) -> None:
+    path = tmp_path / "triage-node.toml"
+    reader = example("worklist", "channels/ups").replace("10.20.0.30", "127.0.0.1")
+    path.write_text(SETTINGS.format(folder=tmp_path) + reader)
+    with DemoPacs(tmp_path / "pacs") as pacs:
+        site = ToldSite(tmp_path, pacs, max_study_age_h=0)
+        site.clock.now = datetime.now(UTC)
+        site.publish()
+        with listening(path) as port, calling(port) as client:
+            uid = only(client).SOPInstanceUID
+            assert client.change(uid, "IN PROGRESS", OURS) == 0x0000
+        with listening(path) as port, calling(port) as client:
+            assert client.change(uid, "IN PROGRESS", OTHER) == 0xC302
+            assert client.set(uid, OURS, UnifiedProcedureStepPerformedProcedureSequence=done()) == 0x0000
+            assert client.change(uid, "COMPLETED", OURS) == 0x0000
+        row = worklist.row(site.parts.database, 1)
+        assert row is not None
+        assert row.read_by == "READER (UPS)"
+        site.close()
+
+
+@contextmanager
+def listening(path: Path) -> Iterator[int]:
+    """The listen role as a process, killed in the end; its port."""
+    words = [sys.executable, "-m", "triage_node", "listen", "--config", str(path)]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        events = map(json.loads, process.stderr)
+        yield next(event["port"] for event in events if event["event"] == "listening")
+    finally:
+        kill(process)  # type: ignore[arg-type]
+        process.stderr.close()
