@@ -34,9 +34,9 @@ PATIENT = {
 }
 
 
-def example(name: str, guide: str = "channels") -> str:
-    """A block of the guide."""
-    page = (Path(__file__).parents[1] / "docs" / f"{guide}.md").read_text()
+def example(name: str, guide: str) -> str:
+    """A block of a page of docs/channels."""
+    page = (Path(__file__).parents[1] / "docs" / "channels" / f"{guide}.md").read_text()
     return page.split(f"<!-- example: {name} -->\n```")[1].split("\n", 1)[1].split("```")[0]
 
 

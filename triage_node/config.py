@@ -359,7 +359,11 @@ class DicomwebDestination:
     url: str = setting(
         MISSING, "its DICOMweb root, to which /studies is added: https, or http on this machine", check=_service
     )
-    send: list[str] = setting(list(SENDABLE), "what it gets: " + ", ".join(SENDABLE), check=_each_of(*SENDABLE))
+    send: list[str] = setting(
+        list(SENDABLE),
+        f"what it gets: {', '.join(SENDABLE)}; on demand {', '.join(ON_DEMAND)}",
+        check=_each_of(*SENDABLE, *ON_DEMAND),
+    )
     token: str = setting("", 'where a bearer token for it is: "env:NAME" or "file:PATH"', check=_no_or_secret)
     user: str = setting("", "name for basic authentication, instead of a token", check=_login)
     password: str = setting("", "where the password of `user` is, as `token`", check=_no_or_secret)

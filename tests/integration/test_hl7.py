@@ -264,7 +264,7 @@ def test_what_is_superseded_while_another_message_is_on_its_way_is_not_told(
 def test_the_configuration_that_the_guide_shows_tells_a_ris(tmp_path: Path) -> None:
     with DemoPacs(tmp_path / "pacs") as pacs, DemoRis() as ris:
         path = tmp_path / "triage-node.toml"
-        path.write_text(example("hl7").replace("10.20.0.9", "127.0.0.1").replace("2575", str(ris.port)))
+        path.write_text(example("hl7", "hl7").replace("10.20.0.9", "127.0.0.1").replace("2575", str(ris.port)))
         site = ToldSite(tmp_path, pacs, *config.load(path).destinations)
         site.publish(IssuerOfPatientID="")
         assert site.send("ris") == 1

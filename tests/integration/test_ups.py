@@ -293,7 +293,7 @@ def test_a_worklist_that_is_down_gets_its_task_when_it_is_back(tmp_path: Path) -
 def test_the_guide_s_configuration_works(tmp_path: Path) -> None:
     with DemoPacs(tmp_path / "pacs") as pacs, DemoUps(ae_title="UPS_SCP") as ups:
         path = tmp_path / "triage-node.toml"
-        text = example("ups", "channels/ups")
+        text = example("ups", "ups")
         path.write_text(text.replace("10.20.0.7", "127.0.0.1").replace("11114", str(ups.port)))
         site = ToldSite(tmp_path, pacs, *config.load(path).destinations)
         site.publish("negative")

@@ -152,7 +152,9 @@ def test_the_configuration_and_the_check_that_the_guide_shows_work(
     monkeypatch.setenv("TRIAGE_PAGER_SECRET", SECRET)
     with DemoPacs(tmp_path / "pacs") as pacs, Hook() as hook:
         path = tmp_path / "triage-node.toml"
-        path.write_text(example("webhook").replace("https://pager.hospital.example", f"http://127.0.0.1:{hook.port}"))
+        path.write_text(
+            example("webhook", "webhook").replace("https://pager.hospital.example", f"http://127.0.0.1:{hook.port}")
+        )
         site = ToldSite(tmp_path, pacs, *config.load(path).destinations)
         site.publish("negative")
         assert site.send("pager") == 0
@@ -161,7 +163,7 @@ def test_the_configuration_and_the_check_that_the_guide_shows_work(
         (told,) = hook.told
         site.close()
     names: dict[str, Any] = {}
-    exec(example("verify"), names)
+    exec(example("verify", "webhook"), names)
     signed = [told.headers["X-Triage-Timestamp"], told.data, told.headers["X-Triage-Signature"]]
     now = site.clock().timestamp()
     assert names["is_ours"](SECRET.encode(), *signed, now=now)

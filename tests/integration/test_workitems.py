@@ -45,7 +45,7 @@ class Ward:
     def __init__(self, folder: Path, parts: Parts) -> None:
         self.parts = parts
         guide = folder / "guide.toml"
-        guide.write_text(example("worklist", "channels/ups").replace("10.20.0.30", "127.0.0.1"))
+        guide.write_text(example("worklist", "ups").replace("10.20.0.30", "127.0.0.1"))
         sources = (*load(guide).sources, Source(ae_title="CT1", hosts=["127.0.0.1"]))
         settings = Config(node=Node(host="127.0.0.1", port=0, min_free_mb=0), sources=sources)
         self.listener = Listener(
@@ -311,7 +311,7 @@ min_free_mb = 0
 
 def test_a_claim_outlives_a_listener_that_is_killed(tmp_path: Path) -> None:
     path = tmp_path / "triage-node.toml"
-    reader = example("worklist", "channels/ups").replace("10.20.0.30", "127.0.0.1")
+    reader = example("worklist", "ups").replace("10.20.0.30", "127.0.0.1")
     path.write_text(SETTINGS.format(folder=tmp_path) + reader)
     with DemoPacs(tmp_path / "pacs") as pacs:
         site = ToldSite(tmp_path, pacs, max_study_age_h=0)

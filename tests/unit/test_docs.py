@@ -36,7 +36,7 @@ DOCUMENTS = [
     for name in (
         "admin",
         "channels",
-        "channels/dicom",
+        *(f"channels/{page.stem}" for page in sorted((ROOT / "docs" / "channels").glob("*.md"))),
         "radiologist",
         "evaluation",
         "data-sets",
@@ -120,8 +120,8 @@ def test_the_page_of_the_modality_worklist_shows_a_configuration_that_loads(tmp_
 @pytest.mark.parametrize(
     ("kind", "guide", "example"),
     [
-        ("hl7", "channels.md", "hl7"),
-        ("webhook", "channels.md", "webhook"),
+        ("hl7", "channels/hl7.md", "hl7"),
+        ("webhook", "channels/webhook.md", "webhook"),
         ("ups", "channels/ups.md", "ups"),
         ("dicomweb", "channels/dicomweb.md", "out"),
     ],
