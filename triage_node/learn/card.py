@@ -20,16 +20,17 @@ with the weights; the same figures are in metrics.json.
 ## What it is
 A 2.5-D multi-task network (`networks/triagenet.py`; plain torch) for adult non-contrast axial head CT. It sees each
 slice at {grid["size_px"]} x {grid["size_px"]} pixels of {grid["spacing_mm"]} mm through these windows: {windows}; and
-the slices below and above through the first. A single slice or picture works too. It gives the probability of any
-intracranial hemorrhage and of five subtypes for slice and series, a mask of the subtypes, and whether subdural blood
-is chronic.
+the slices below and above through the first, once as they are and once mirrored. A single slice or picture works too.
+It gives the probability of any intracranial hemorrhage and of five subtypes for slice and series, a mask of the
+subtypes, and whether subdural blood is chronic.
 
 ## What it learned from
 Simulated heads only (`triage_node.simulate`, varied further by `learn/augment.py`): {training["slices_rendered"]}
-slices, {training["image_passes"]} image passes in {training["steps"]} steps, {training["wall_hours"]} hours. The folds
-of three quarters of the brains are those of the MNI152 template (through nilearn); all else is functions of our own.
-**No real image, and so no real hemorrhage, was used in training.** The simulator was tuned while looking at the one
-real head below and its profile under the inner table; thresholds and calibration were not.
+slices, {training["image_passes"]} image passes in {training["steps"]} steps, {training["wall_hours"]} hours
+{_before(training)}. The folds of three quarters of the brains are those of the MNI152 template (through nilearn); all
+else is functions of our own. **No real image, and so no real hemorrhage, was used in training.** The simulator was
+tuned while looking at the one real head below and its profile under the inner table; thresholds and calibration were
+not.
 
 ## Figures on simulated series
 {simulated["series"]} series that neither training nor tuning saw (`learn/test-series.toml`, frozen before training),
@@ -74,6 +75,10 @@ False subdural or epidural area in a slice, without the series gate: {_rims(metr
   frequencies in a hospital. Subtypes are stricter where they would raise false alarms (`learn/operating.py`).
 - A picture or a lone slice has the probability of its slice; the figures of series above say nothing of it.
 """
+
+
+def _before(training: Mapping[str, Any]) -> str:
+    return "after those of the weights it began with (docs/lab-notebook.md)" if training["went_on"] else "from nothing"
 
 
 def _rows(simulated: Mapping[str, Any]) -> str:

@@ -72,6 +72,7 @@ def release(
         network=config.network,
         grid=config.grid,
         stack=_STACK,
+        mirrored=True,  # twice the time for a second opinion (docs/lab-notebook.md, the seventh run)
         chronic=True,
         appearance=config.images.appearance,
         trained_on="Trained on simulated images only.",
@@ -173,6 +174,7 @@ def _metrics(
             rounded({"origin": origin, **evaluate_negative(predictor, case)}) for origin, case in negatives.items()
         ],
         "training": {
+            "went_on": config.start_from is not None,
             "steps": step,
             "image_passes": step * config.batch,
             "slices_rendered": record["pool"],
