@@ -160,7 +160,7 @@ def test_a_study_that_is_read_here_is_completed_there_with_every_instance_that_w
 
 def test_what_is_read_before_it_was_sent_is_completed_as_well(start: Start) -> None:
     site, ups = start(0x0110)
-    site.publish()
+    site.publish("negative")
     site.send("worklist")
     read(site)
     site.clock.advance(60)
@@ -171,7 +171,7 @@ def test_what_is_read_before_it_was_sent_is_completed_as_well(start: Start) -> N
 
 def test_read_and_unread_and_read_again(start: Start) -> None:
     site, ups = start()
-    site.publish()
+    site.publish("negative")
     site.send("worklist")
     read(site)
     read(site, unread=True)
@@ -196,7 +196,7 @@ def test_a_revision_of_a_study_that_stays_read_is_no_open_task(start: Start) -> 
 
 def test_a_task_that_somebody_claimed_is_completed_by_them_only(start: Start) -> None:
     site, ups = start()
-    site.publish()
+    site.publish("negative")
     site.send("worklist")
     ups.claim(next(iter(ups.workitems)), "1.2.3")
     read(site)
@@ -208,7 +208,7 @@ def test_a_task_that_somebody_claimed_is_completed_by_them_only(start: Start) ->
 
 def test_a_worklist_without_pull_keeps_its_task(start: Start) -> None:
     site, ups = start(pull=False)
-    site.publish()
+    site.publish("negative")
     read(site)
     site.send("worklist")
     assert ups.states() == ["SCHEDULED"]
@@ -219,7 +219,7 @@ def test_a_worklist_without_pull_keeps_its_task(start: Start) -> None:
 def test_answers_that_are_lost_make_no_second_task(start: Start) -> None:
     """Each request is carried out and its answer lost, one after the other."""
     site, ups = start("silence")
-    site.publish()
+    site.publish("negative")
     for _ in range(2):
         site.send("worklist")
         site.clock.advance(600)
@@ -248,7 +248,7 @@ REFUSALS = (
 
 def test_what_refusals_mean(start: Start) -> None:
     site, ups = start(*(status for status, _, _ in REFUSALS))
-    site.publish()
+    site.publish("negative")
     for status, final, said in REFUSALS:
         site.send("worklist")
         assert site.states("worklist") == ({"DEAD": 1} if final else {"PENDING": 1})
@@ -277,7 +277,7 @@ def test_a_worklist_that_is_down_gets_its_task_when_it_is_back(tmp_path: Path) -
     port = free_port()
     with DemoPacs(tmp_path / "pacs") as pacs:
         site = ToldSite(tmp_path, pacs, replace(WORKLIST, port=port))
-        site.publish()
+        site.publish("negative")
         site.send("worklist")
         assert site.states("worklist") == {"PENDING": 1}
         with pytest.raises(DeliveryError, match="cannot be reached"):
@@ -306,7 +306,7 @@ def test_the_guide_s_configuration_works(tmp_path: Path) -> None:
 def test_a_pacs_is_no_worklist(tmp_path: Path) -> None:
     with DemoPacs(tmp_path / "pacs") as pacs:
         site = ToldSite(tmp_path, pacs, replace(WORKLIST, ae_title="PACS", port=pacs.port))
-        site.publish()
+        site.publish("negative")
         site.send("worklist")
         (letter,) = site.letters()
         assert "does not accept UPS Push; is it a UPS worklist" in letter
