@@ -1,5 +1,6 @@
 """A node that serves, and all that it tells: Orthanc by C-STORE with storage commitment, Orthanc by STOW-RS, a RIS by
-HL7, a pager, a UPS worklist; wlmscpfs of dcmtk says what was ordered. The model is thresholds of HU (tests.bands).
+HL7, a pager, a UPS worklist, a worklist client that queries the node; wlmscpfs of dcmtk says what was ordered. The
+model is thresholds of HU (tests.bands).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from tests.integration.test_modality_worklist import item, wlmscpfs
 from tests.node import Node, alive
 from tests.orthanc import Orthanc, running_orthanc
 from tests.tools import free_port
+from tests.ups import calling
 from triage_node.store import board
 from triage_node.store.schema import outbox, result, revision
 from triage_node.testing import DemoRis, DemoUps
@@ -42,6 +44,11 @@ PEERS: Final = """
 ae_title = "WL"
 host = "127.0.0.1"
 port = {mwl}
+
+[[source]]
+ae_title = "READER"
+hosts = ["127.0.0.1"]
+worklist = true
 
 [[destination]]
 name = "pacs"
@@ -114,6 +121,11 @@ class Hospital:
 
         self.node.wait_for(heard, what=f"revision {number} at everybody's", timeout_s=WAIT_S)
 
+    def queried(self) -> list[str]:
+        """The priorities that a worklist client finds, in its order."""
+        with calling(self.node.port()) as client:
+            return [str(each.ScheduledProcedureStepPriority) for each in client.find(ProcedureStepState="SCHEDULED")]
+
     def rows(self, series_uid: str, number: int) -> list[Mapping[str, Any]]:
         """Of the outbox, with when it was sent and when the result was published."""
         query = (
@@ -172,6 +184,8 @@ def test_a_positive_is_flagged_everywhere_a_negative_nowhere_and_a_revision_corr
     (workitem,) = hospital.ups.workitems.values()
     assert (workitem.ScheduledProcedureStepPriority, workitem.ProcedureStepState) == ("HIGH", "SCHEDULED")
 
+    assert hospital.queried() == ["HIGH"]
+
     quiet = hospital.send("QUIET^BEA", blood=None)
     hospital.wait(quiet)
     hospital.print_delays(quiet)
@@ -182,6 +196,8 @@ def test_a_positive_is_flagged_everywhere_a_negative_nowhere_and_a_revision_corr
     assert hospital.pager.told[-1].content["priority"] == "ROUTINE"
     assert list(hospital.ups.workitems.values())[-1].ScheduledProcedureStepPriority == "LOW"
 
+    assert hospital.queried() == ["HIGH", "LOW"]
+
     hospital.send_images([late_and_poisoned(hospital)])
     hospital.wait(flagged, 2)
     hospital.print_delays(flagged, 2)
@@ -191,6 +207,7 @@ def test_a_positive_is_flagged_everywhere_a_negative_nowhere_and_a_revision_corr
     assert str(observation(message, "1386000")[5]) == "373121007^Not Evaluated^SCT"
     assert hospital.pager.told[-1].content["event"] == "failure"
     assert hospital.ups.states() == ["CANCELED", "SCHEDULED", "SCHEDULED"]
+    assert hospital.queried() == ["LOW", "LOW"]
 
 
 def test_a_sender_that_is_killed_again_and_again_sends_nothing_under_a_second_identity(hospital: Hospital) -> None:
