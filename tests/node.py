@@ -42,6 +42,7 @@ attempts = {attempts}
 
 [delivery]
 backoff_s = 0.2
+backoff_cap_s = {backoff_cap_s}
 lease_s = 3
 timeout_s = {timeout_s}
 commitment_timeout_s = 3
@@ -81,6 +82,7 @@ class Node:
         commitment: bool = False,
         port: int = 0,
         timeout_s: float = 30.0,
+        backoff_cap_s: float = 300.0,
         more: str = "",
     ) -> None:
         """`more` are further tables of the configuration."""
@@ -95,6 +97,7 @@ class Node:
             database=database,
             port=port,
             timeout_s=timeout_s,
+            backoff_cap_s=backoff_cap_s,
         )
         for ae_title, port in destinations.items():
             text += DESTINATION.format(

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -79,8 +81,56 @@ name = "worklist"
 kind = "ups"
 ae_title = "WORKLIST"
 host = "127.0.0.1"
-port = {ups}
+port = {worklist}
 """
+
+
+class Line:
+    """What lies between the node and one destination. A context manager.
+
+    It passes everything on, or is "down" (takes no connection), says "garbage", or takes what comes in "silence".
+    """
+
+    def __init__(self, to: int) -> None:
+        self.state = "passes"
+        self._to = to
+        self._server = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.port = int(self._server.getsockname()[1])
+
+    def __enter__(self) -> Line:
+        threading.Thread(target=self._serve, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.close()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                caller, _ = self._server.accept()
+                threading.Thread(target=self._connect, args=(caller, self.state), daemon=True).start()
+
+    def _connect(self, caller: socket.socket, state: str) -> None:
+        with caller, suppress(OSError):
+            if state == "garbage":
+                caller.sendall(os.urandom(2000))
+            if state == "silence":
+                while caller.recv(65536):
+                    pass
+            if state == "passes":
+                with socket.create_connection(("127.0.0.1", self._to)) as called:
+                    back = threading.Thread(target=_pump, args=(called, caller), daemon=True)
+                    back.start()
+                    _pump(caller, called)
+                    back.join(WAIT_S)
+
+
+def _pump(source: socket.socket, sink: socket.socket) -> None:
+    with suppress(OSError):
+        while some := source.recv(65536):
+            sink.sendall(some)
+    with suppress(OSError):
+        sink.shutdown(socket.SHUT_WR)
 
 
 @dataclass(kw_only=True)
@@ -94,6 +144,7 @@ class Hospital:
     ris: DemoRis
     pager: Hook
     ups: DemoUps
+    lines: Mapping[str, Line]
 
     def send(self, name: str, *, blood: str | None, only: slice = slice(None)) -> str:
         """A head CT, or some of its images, from CT1; returns its Series Instance UID."""
@@ -111,12 +162,22 @@ class Hospital:
         self.node.send(folder)
         return str(image.SeriesInstanceUID)
 
-    def wait(self, series_uid: str, number: int = 1) -> None:
-        """Until everybody has heard of a revision."""
+    def wait_for_tries(self, destination: str, more: int) -> None:
+        """Until something was tried so often again to be sent there."""
+        wanted = self._tries(destination) + more
+        self.node.wait_for(lambda: self._tries(destination) >= wanted, what=f"tries of {destination}", timeout_s=WAIT_S)
+
+    def _tries(self, destination: str) -> int:
+        query = sa.select(sa.func.sum(outbox.c.attempts)).where(outbox.c.destination == destination)
+        with self.node.database.reading() as connection:
+            return int(connection.execute(query).scalar() or 0)
+
+    def wait(self, series_uid: str, number: int = 1, *, by: Collection[str] = (*OBJECTS, *TOLD)) -> None:
+        """Until everybody, or some, have heard of a revision."""
 
         def heard() -> bool:
-            rows = self.rows(series_uid, number)
-            heard_of_it = {row["destination"] for row in rows} >= {*OBJECTS, *TOLD}
+            rows = [row for row in self.rows(series_uid, number) if row["destination"] in by]
+            heard_of_it = {row["destination"] for row in rows} == set(by)
             return heard_of_it and all(row["state"] in DONE[row["destination"] == "pacs"] for row in rows)
 
         self.node.wait_for(heard, what=f"revision {number} at everybody's", timeout_s=WAIT_S)
@@ -159,15 +220,18 @@ def hospital(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hospit
         ups = stack.enter_context(DemoUps())
         ordered = item(PatientID="MRN4711", AccessionNumber="ACC9", IssuerOfPatientID="")
         mwl = stack.enter_context(wlmscpfs(tmp_path / "wl", ordered))
-        peers = PEERS.format(
-            mwl=mwl, pacs=pacs.dicom_port, archive=archive.http_port, ris=ris.port, pager=pager.port, ups=ups.port
-        )
+        ends = {"pacs": pacs.dicom_port, "archive": archive.http_port, "ris": ris.port, "pager": pager.port}
+        ends["worklist"] = ups.port
+        lines = {name: stack.enter_context(Line(to)) for name, to in ends.items()}
+        peers = PEERS.format(mwl=mwl, **{name: line.port for name, line in lines.items()})
         settings = {"bundle": write_band_bundle(tmp_path / "bands"), "port": port, "timeout_s": 2.5, "more": peers}
+        settings["backoff_cap_s"] = 0.4
         node = Node(tmp_path / "node", destinations={}, **settings)
         stack.callback(node.stop)
         node.start("serve")
         node.port()
-        yield Hospital(folder=tmp_path, node=node, pacs=pacs, archive=archive, ris=ris, pager=pager, ups=ups)
+        told = {"pacs": pacs, "archive": archive, "ris": ris, "pager": pager, "ups": ups}
+        yield Hospital(folder=tmp_path, node=node, lines=lines, **told)
 
 
 def test_a_positive_is_flagged_everywhere_a_negative_nowhere_and_a_revision_corrects_all(hospital: Hospital) -> None:
@@ -227,6 +291,26 @@ def test_a_sender_that_is_killed_again_and_again_sends_nothing_under_a_second_id
     assert len(set(ids)) == len(set(hospital.ris.messages)) == len(stacked)
     assert len({told.headers["X-Triage-Event-Id"] for told in hospital.pager.told}) == len(stacked)
     assert hospital.ups.states() == ["SCHEDULED"] * len(stacked)
+
+
+@pytest.mark.parametrize("away", [*OBJECTS, *TOLD])
+def test_who_is_away_or_talks_nonsense_holds_up_nobody_and_is_told_all_when_back(hospital: Hospital, away: str) -> None:
+    others = {*OBJECTS, *TOLD} - {away}
+    sent = []
+    for fault, tries in (("down", 20), ("garbage", 5), ("silence", 3)):
+        hospital.lines[away].state = fault
+        sent.append(hospital.send(f"{fault}^X".upper(), blood="subdural"))
+        hospital.wait(sent[-1], by=others)
+        hospital.wait_for_tries(away, tries)
+        waiting = {row["state"] for row in hospital.rows(sent[-1], 1) if row["destination"] == away}
+        assert waiting <= {"PENDING", "SENDING"}
+    hospital.lines[away].state = "passes"
+    for series_uid in sent:
+        hospital.wait(series_uid)
+        require_objects(hospital, series_uid, 1)
+    assert len({field(strict(message), "MSH", 10) for message in hospital.ris.messages}) == 3
+    assert len({told.headers["X-Triage-Event-Id"] for told in hospital.pager.told}) == 3
+    assert hospital.ups.states() == ["SCHEDULED"] * 3
 
 
 # ---------------------------------------------------------------- steps
