@@ -424,17 +424,19 @@ class Delivery:
     """[delivery]: the outbox."""
 
     attempts: int = setting(
-        300, "tries before a result goes to the dead letters (300 with the cap below: a day)", check=_at_least(1)
+        1500, "tries before a result goes to the dead letters (1500 with the cap below: a day)", check=_at_least(1)
     )
     backoff_s: float = setting(2.0, "s before the second try; doubles with each", check=_at_least(0))
-    backoff_cap_s: float = setting(300.0, "s between tries at most", check=_at_least(0))
+    backoff_cap_s: float = setting(
+        60.0, "s between tries at most: so late a flag may be when its destination is back", check=_at_least(0)
+    )
     timeout_s: float = setting(30.0, "s a destination may take to answer", check=_at_least(0.1))
     lease_s: float = setting(60.0, "s after which a silent sender's rows go to another", check=_at_least(1))
     commitment_timeout_s: float = setting(
         900.0, "s to wait for a storage commitment before it is asked for again", check=_at_least(1)
     )
     commitment_attempts: int = setting(
-        300, "storage commitment requests before a result goes to the dead letters", check=_at_least(1)
+        1500, "storage commitment requests, or queries, before a result goes to the dead letters", check=_at_least(1)
     )
 
     def backoff_after_s(self, attempts: int) -> float:
