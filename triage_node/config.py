@@ -812,6 +812,12 @@ def _refuse_false_promises(retention: Retention, sources: Sequence[Source], wher
                 f"{where.line('source', 'commitment_to', index)}: a commitment is to keep images for good; say "
                 "retention.images_days = 0 and retention.free_mb = 0, or remove commitment_to"
             )
+        same = [other for other in sources[:index] if other.ae_title.strip() == each.ae_title.strip()]
+        if each.commitment_to and any(other.commitment_peer not in (None, each.commitment_peer) for other in same):
+            raise ConfigError(
+                f"{where.line('source', 'commitment_to', index)}: a request is known by the AE title that asked, "
+                f'"{each.ae_title}"; write the same commitment_to in each [[source]] of this name'
+            )
 
 
 def _refuse_short_leases(delivery: Delivery, destinations: Sequence[AnyDestination], where: _Where) -> None:

@@ -123,6 +123,7 @@ _DELIVERY_TEXT: Final = {
     OutboxState.SENT: "sent",
     OutboxState.DEAD: "refused",
     OutboxState.CANCELLED: "superseded",
+    OutboxState.NOT_ACCEPTED: "not accepted",
 }
 
 
@@ -234,7 +235,8 @@ OUTBOX_TRANSITIONS: Final[Mapping[OutboxState, frozenset[OutboxState]]] = {
     OutboxState.SENT: frozenset({OutboxState.CONFIRMED, OutboxState.PENDING, OutboxState.DEAD, OutboxState.CANCELLED}),
     OutboxState.CONFIRMED: frozenset(),
     OutboxState.DEAD: frozenset({OutboxState.PENDING, OutboxState.CANCELLED}),
-    OutboxState.CANCELLED: frozenset({OutboxState.SENT}),  # it was under way when it was cancelled, and arrived
+    # it was under way when it was cancelled, and arrived; or READ, and the study was marked as read once more
+    OutboxState.CANCELLED: frozenset({OutboxState.SENT, OutboxState.PENDING}),
 }
 
 

@@ -57,6 +57,10 @@ def check(config: Config, *, load_model: Callable[[], str], now: datetime) -> It
             yield _finding(f"token of {source.ae_title}", partial(_try_token, source.token))
         if source.find_peer:
             yield _find_finding(source.ae_title, source.find_peer, config)
+        if source.commitment_peer:
+            ae_title, host, port = source.commitment_peer
+            peer = peers.Peer(ae_title=ae_title, host=host, port=port)
+            yield _finding(f"commitment reports to {source.ae_title}", partial(_try_echo, peer, config.node.ae_title))
     worklist = config.modality_worklist
     if worklist.host:
         peer = peers.Peer(ae_title=worklist.ae_title, host=worklist.host, port=worklist.port)

@@ -114,8 +114,8 @@ class UpsAssociation:
         goes on where it was interrupted.
         """
         claimed = self._change(uid, "IN PROGRESS", transaction_uid)
-        if claimed == FINAL:
-            return True
+        if claimed in (NOT_YOURS, FINAL):  # a claim by another Transaction UID is wrong (PS3.4 CC.2.1.2)
+            return claimed == FINAL
         self._require(claimed, ALREADY_IN_PROGRESS)  # perhaps by us, when we were interrupted
         performed.TransactionUID = transaction_uid
         said = self._asked(lambda: self._association.send_n_set(performed, PUSH, uid, meta_uid=PULL))

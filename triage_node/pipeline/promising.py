@@ -32,7 +32,7 @@ def report_promises(parts: Parts, source: Source) -> bool:
     """Report on what is due of one source; returns whether anything was."""
     now, settings = parts.clock(), parts.config.delivery
     again_at = now + timedelta(seconds=settings.lease_s + settings.timeout_s)
-    one = promises.next_due(parts.database, source.ae_title, now=now, again_at=again_at)
+    one = promises.next_due(parts.database, source.ae_title.strip(), now=now, again_at=again_at)
     if one is None or source.commitment_peer is None:
         return False
     parts.step("promise taken")

@@ -70,13 +70,14 @@ def _found(
         named = set()
     if named:
         return named
+    # before it is counted: what is sent meanwhile need not be there
+    sent = commitments.sent_in_series(parts.database, destination.name, series_uid)
     counts = counts_of_series(find, study_uid=study_uid, series_uid=series_uid)
     known = [count for count in counts if count is not None]
     if counts and not known:
         raise DeliveryError(
             f"{destination.name} says neither which objects it has nor how many; remove find", retryable=False
         )
-    sent = commitments.sent_in_series(parts.database, destination.name, series_uid)
     return {one.sop_uid for one in sought} if max(known, default=0) >= sent else set()
 
 

@@ -102,8 +102,8 @@ def _ct_series(find: Find, study_uid: str) -> list[Dataset]:
         each
         for each in find("SERIES", **asked, Modality="CT")
         if uid_of(each, "SeriesInstanceUID")
-        and each.get("Modality", "CT") == "CT"
-        and each.get("StudyInstanceUID", study_uid) == study_uid
+        and (each.get("Modality") or "CT") == "CT"
+        and (uid_of(each, "StudyInstanceUID") or study_uid) == study_uid
     ]
 
 

@@ -29,7 +29,13 @@ from triage_node.log import event as log_event
 from triage_node.peers import status_of_report, status_of_request
 from triage_node.receive import workitems
 from triage_node.receive.callers import LOCAL_LIMIT_EXCEEDED, Caller, Refusal, Rights, printable, rights_of
-from triage_node.receive.contexts import STORAGE_COMMITMENT, VERIFICATION, register_private, supported_contexts
+from triage_node.receive.contexts import (
+    STORAGE_COMMITMENT,
+    VERIFICATION,
+    WORKITEMS,
+    register_private,
+    supported_contexts,
+)
 from triage_node.receive.hardening import MAXIMUM_PDU_SIZE, GuardedConnection, HardenedServer, Limits
 from triage_node.receive.storing import NotTaken, is_stored, refused, status_of
 from triage_node.receive.workitems import Worklist
@@ -281,7 +287,7 @@ _TOO_MANY: Final = Refusal(
 
 def _proposes_storage(association: Association) -> bool:
     proposed = {context.abstract_syntax for context in association.requestor.requested_contexts}
-    return not proposed <= {*VERIFICATION, *STORAGE_COMMITMENT}
+    return not proposed <= {*VERIFICATION, *STORAGE_COMMITMENT, *WORKITEMS}
 
 
 def _log_refusal(name: str, caller: Caller, refusal: Refusal) -> None:
@@ -345,6 +351,7 @@ def _short_element(element: int, vr: bytes, value: str) -> bytes:
 
 def silence_libraries() -> None:
     """They log element values, tracebacks and malformed UIDs; what an admin needs is in our own events."""
-    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
+    for name in ("pynetdicom", "python_multipart"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     _config.LOG_HANDLER_LEVEL = "none"
     warnings.filterwarnings("ignore", module=r"pydicom\.valuerep")

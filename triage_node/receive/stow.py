@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Final
 
 from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import parse_options_header
+from python_multipart.multipart import MultipartState, parse_options_header
 
 from triage_node import log, secret
 from triage_node.config import Config, Source
@@ -108,8 +108,12 @@ class StowReceiver:
     def ended(self, address: str, association: str, *, stored: bool) -> None:
         """A request gives its place back; its series may be complete."""
         self._give_place(address)
-        if stored:
+        if not stored:
+            return
+        try:
             self._released(association)
+        except Exception as error:  # noqa: BLE001 - what is stored must be answered so; the series ends by its quiet time
+            log.event("a store request could not be released", association=association, error=type(error).__name__)
 
     def status_of(self, received: ReceivedObject) -> int:
         """Admit one object."""
@@ -205,6 +209,8 @@ class StowRequest:
         try:
             if not (self._refusal or code):
                 self._parser.finalize()
+                if self._parser.state != MultipartState.END:  # parts that were to follow are not told as stored
+                    self._refusal = 400
         except FormParserError:
             self._refusal = 400
         if self._part is not None:

@@ -164,8 +164,13 @@ def _fits(vr: str, pattern: str, value: str) -> bool:
         return first <= value <= (last or "9" * 8)
     if vr == "UI":
         return pattern == value
-    wild = re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
-    return re.fullmatch(wild, value, flags=re.IGNORECASE if vr == "PN" else 0) is not None
+    return re.fullmatch(_wild(pattern), value, flags=re.DOTALL | (re.IGNORECASE if vr == "PN" else 0)) is not None
+
+
+def _wild(pattern: str) -> str:
+    """Of * and ?. What a * passed over is not tried again (atomic groups): many of them must not hold the listener."""
+    first, *rest = (re.escape(part).replace(r"\?", ".") for part in pattern.split("*"))
+    return first + "".join(f"(?>.*?{part})" for part in rest[:-1]) + "".join(f".*{last}" for last in rest[-1:])
 
 
 def _is_within(pattern: str, value: str) -> bool:

@@ -13,7 +13,7 @@ from triage_node.pipeline.workitems import NodeWorklist
 from triage_node.receive import Listener
 from triage_node.schedule import Timers
 from triage_node.service.presence import present
-from triage_node.service.refusals import ObjectRefusals, RefusalCounts, written
+from triage_node.service.refusals import ObjectRefusals, RefusalCounts, write_all, written
 
 
 def run(parts: Parts, stop: threading.Event) -> None:
@@ -42,3 +42,4 @@ def run(parts: Parts, stop: threading.Event) -> None:
     finally:
         listener.stop()
         timers.stop()
+        write_all(parts.database, counts, not_taken)

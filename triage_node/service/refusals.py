@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from threading import Lock
@@ -104,3 +105,10 @@ def written(database: Database, callers: RefusalCounts, objects: ObjectRefusals)
         Timer(name="refusals", every_s=REFUSALS_S, job=lambda: callers.write(database)),
         Timer(name="refused objects", every_s=REFUSALS_S, job=lambda: objects.write(database)),
     ]
+
+
+def write_all(database: Database, callers: RefusalCounts, objects: ObjectRefusals) -> None:
+    """The rest, when a role stops."""
+    with suppress(Exception):  # the log has them, and nothing may hold up a role that stops
+        callers.write(database)
+        objects.write(database)

@@ -9,7 +9,7 @@ from triage_node.admit import Admission
 from triage_node.pipeline.parts import Parts
 from triage_node.receive.stow import StowReceiver
 from triage_node.schedule import Timers
-from triage_node.service.refusals import ObjectRefusals, RefusalCounts, written
+from triage_node.service.refusals import ObjectRefusals, RefusalCounts, write_all, written
 
 
 @contextmanager
@@ -31,3 +31,4 @@ def receiver(parts: Parts) -> Iterator[StowReceiver]:
         )
     finally:
         timers.stop()
+        write_all(parts.database, counts, not_taken)

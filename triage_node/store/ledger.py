@@ -34,13 +34,15 @@ class Arrived:
 
 def record(database: Database, arrivals: Sequence[Arrived]) -> None:
     """Enter objects in one transaction. Entering the same object again changes nothing."""
-    by_series = sorted(arrivals, key=_series_uid)
+    # in one order, so that listener and web role do not lock each other out with the same images
+    by_series = sorted(arrivals, key=lambda arrived: (_series_uid(arrived), arrived.instance.sop_uid))
     grown: list[list[Instance]] = []
     with database.transaction() as connection:
         for _, group in groupby(by_series, key=_series_uid):
             images = [arrived.instance for arrived in group if _enter(connection, arrived)]
             if not images:
                 continue
+            images.sort(key=lambda image: image.received_at)
             if _grow_series(connection, images):
                 _open_revision(connection, images[0].series_uid)
                 grown.append(images)

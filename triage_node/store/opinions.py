@@ -62,10 +62,10 @@ def note_read(
     connection: sa.Connection, study_uid: str, *, user: str | None, now: datetime, tell: Sequence[str] = ()
 ) -> None:
     """In the transaction that holds the study: it is read, or not after all."""
-    if user and tell:
-        outbox.announce_read(connection, study_uid, tell, now)
     values = {"read_at": now if user else None, "read_by": user}
     connection.execute(study.update().where(study.c.study_uid == study_uid).values(**values))
+    if user and tell:  # after the study, as escalate locks them
+        outbox.announce_read(connection, study_uid, tell, now)
 
 
 def say(
@@ -112,6 +112,7 @@ def escalate(database: Database, *, before: datetime, now: datetime, tell: Seque
         .where(
             study.c.priority == Priority.STAT.value,
             study.c.acknowledged_at.is_(None),
+            study.c.read_at.is_(None),
             study.c.escalated_at.is_(None),
             revision.c.reported_at < before,
         )

@@ -125,10 +125,11 @@ def mark_not_accepted(
     result is not there. Returns the new state.
     """
     with database.transaction() as connection:
-        lock = sa.select(revision.c.id).where(revision.c.id == parcel.revision_id).with_for_update()
-        connection.execute(lock).all()  # so that of two senders the second sees what became of the first
         if not _finish(connection, parcel, OutboxState.NOT_ACCEPTED, status=status, error=error[:400]):
             return OutboxState.CANCELLED
+        # so that of two senders the second sees what became of the first; after its row, as all others lock them
+        lock = sa.select(revision.c.id).where(revision.c.id == parcel.revision_id).with_for_update()
+        connection.execute(lock).all()
         query = sa.select(outbox.c.destination, outbox.c.urgency).where(outbox.c.id == parcel.id)
         row = connection.execute(query).one()
         here = sa.and_(outbox.c.revision_id == parcel.revision_id, outbox.c.destination == row.destination)
@@ -208,10 +209,16 @@ def announce_read(connection: sa.Connection, study_uid: str, destinations: Seque
     for revision_id, names in heard.items():
         announce(connection, revision_id, names, now, kind=MessageKind.READ)
     of_kind = sa.select(result.c.sop_uid).where(result.c.kind == MessageKind.READ.value)
-    again = outbox.c.sop_uid.in_(of_kind.where(result.c.revision_id.in_(heard)))
+    ended = (OutboxState.SENT.value, OutboxState.CANCELLED.value)
+    again = sa.and_(
+        outbox.c.sop_uid.in_(of_kind.where(result.c.revision_id.in_(heard))),
+        outbox.c.destination.in_(destinations),
+        outbox.c.state.in_(ended),
+    )
+    touched = connection.execute(sa.select(outbox.c.revision_id).where(again).distinct()).scalars().all()
     values = {"state": OutboxState.PENDING.value, "attempts": 0, "not_before": now}
-    connection.execute(outbox.update().where(again, outbox.c.state == OutboxState.SENT.value).values(**values))
-    _reopen(connection, list(heard))
+    connection.execute(outbox.update().where(again).values(**values))
+    _reopen(connection, touched)
 
 
 def retry_dead(
@@ -250,7 +257,8 @@ def recall(database: Database, study_id: int, *, now: datetime) -> None:
     )
     with database.transaction() as connection:
         found = connection.execute(calls).all()
-        which = outbox.c.id.in_([each.id for each in found])
+        unarrived = outbox.c.state.in_((*UNSENT, OutboxState.DEAD.value))  # still: it may have arrived meanwhile
+        which = sa.and_(outbox.c.id.in_([each.id for each in found]), unarrived)
         connection.execute(outbox.update().where(which).values(state=OutboxState.CANCELLED.value))
         close_delivered(connection, [each.revision_id for each in found], now)
 

@@ -35,6 +35,8 @@ class Promise:
     references: tuple[tuple[str, str], ...]
     attempts: int
     """This one included."""
+    again_at: datetime
+    """When it is due unless something is noted."""
 
 
 def enter(
@@ -73,13 +75,15 @@ def next_due(database: Database, calling_ae: str, *, now: datetime, again_at: da
         transaction_uid=row.transaction_uid,
         references=tuple((sop_class_uid, sop_uid) for sop_class_uid, sop_uid in row.objects),
         attempts=row.attempts + 1,
+        again_at=again_at,
     )
 
 
 def note(database: Database, one: Promise, *, report_at: datetime | None) -> None:
     """It was reported, or given up (None), or is to be reported again from then on."""
     with database.transaction() as connection:
-        connection.execute(promise.update().where(promise.c.id == one.id).values(report_at=report_at))
+        unasked = (promise.c.id == one.id, promise.c.report_at == one.again_at)  # else it was asked for once more
+        connection.execute(promise.update().where(*unasked).values(report_at=report_at))
 
 
 def failures(database: Database, references: Sequence[tuple[str, str]]) -> dict[str, int]:

@@ -103,7 +103,9 @@ def end(database: Database, task: Task, state: StepState, *, now: datetime, tell
         if state is StepState.COMPLETED:
             user = _name(task.claimed.calling_ae)
             opinions.note_read(connection, task.study_uid, user=user, now=now, tell=tell)
-        return True
+    if state is StepState.COMPLETED:  # what was claimed is; unless the listener was killed in between
+        opinions.acknowledge(database, task.study_id, user=_name(task.claimed.calling_ae), now=now)
+    return True
 
 
 def created(database: Database, revision_id: int) -> list[Reference]:

@@ -103,7 +103,8 @@ def _error_page(request: Request, error: Exception) -> Response:
 
 def _failure(request: Request, error: Exception) -> Response:
     """Process boundary: the error's own words could hold patient data."""
-    log.event("page failed", path=request.url.path, error=type(error).__name__)
+    path = getattr(request.scope.get("route"), "path", "")  # as it is declared: that of STOW-RS holds a UID
+    log.event("page failed", path=path, error=type(error).__name__)
     said = "the page could not be made; the log of the node says more"
     if wants_json(request):
         return JSONResponse({"error": said}, status_code=500)
