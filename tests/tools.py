@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -42,11 +44,21 @@ def real_head_ct() -> Path:
     pytest.skip("the real head CT is not at hand: set TRIAGE_NODE_DATA to the folder that holds ct/ge-head-tilt")
 
 
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port on 127.0.0.1 that was free a moment ago and is given to nobody else.
+
+    Below those that the system gives to clients, so that none takes it before who asked for it.
+    """
+    while True:
+        port = secrets.choice(range(20_000, 32_700))
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            if port not in _given:
+                _given.add(port)
+                return port
 
 
 def _missing(what: str) -> None:

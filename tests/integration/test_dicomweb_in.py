@@ -310,6 +310,9 @@ def test_a_request_that_breaks_off_says_what_it_brought(start: Callable[..., Rec
     status, content, _ = node.post(part(first.path.read_bytes()) + b"--wrong\r\n")
     assert (status, told(content)) == (400, ([], [], []))
     assert node.post(body())[0] == 400
+    between = part(first.path.read_bytes()) + f"--{BOUNDARY}\r\n".encode()
+    status, content, _ = node.post(between)  # what was to follow never came
+    assert (status, first.sop_uid in told(content)[0]) == (400, True)
     assert node.post(whole)[0] == 200
     assert not list((node.spool.root / "incoming").iterdir())
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from triage_node.pipeline.parts import Parts
 from triage_node.pipeline.promising import note_request, report_promises
 from triage_node.receive import Listener
 from triage_node.spool import Spool
+from triage_node.store import promises
 from triage_node.store.database import Database, open_database
 
 # pynetdicom's server, shut down while a caller has only just connected
@@ -263,6 +265,33 @@ def test_a_source_that_may_not_ask_is_offered_nothing(tmp_path: Path) -> None:
         ae.add_requested_context(STORAGE_COMMITMENT)
         association = ae.associate("127.0.0.1", site.port, ae_title="TRIAGE")
         assert [str(each.abstract_syntax) for each in association.rejected_contexts] == [STORAGE_COMMITMENT]
+
+
+def test_a_request_that_comes_again_while_its_report_is_under_way_is_answered_again(tmp_path: Path) -> None:
+    scanner, port = Scanner(), free_port()
+    with (
+        closing(open_database(f"sqlite:///{tmp_path / 'db.sqlite3'}")) as database,
+        closing(Site(tmp_path, database, Clock(), report_port=port)) as site,
+    ):
+        (kept,) = images(site, 1)
+        assert site.ask(reference(kept)) == 0x0000
+        site.clock.advance(2)
+        under_way = promises.next_due(database, "CT1", now=site.clock(), again_at=site.clock() + timedelta(seconds=60))
+        assert under_way is not None
+        site.clock.advance(1)
+        assert site.ask(reference(kept)) == 0x0000
+        promises.note(database, under_way, report_at=None)
+        with scanner.listening(port):
+            assert site.report()
+        assert len(scanner.reports) == 1
+
+
+def test_one_name_cannot_be_answered_at_two_places(tmp_path: Path) -> None:
+    path = tmp_path / "triage-node.toml"
+    asking = '[[source]]\nae_title = "CT1"\nhosts = ["10.1.2.{n}"]\ncommitment_to = "10.1.2.{n}:104"\n'
+    path.write_text(asking.format(n=3) + asking.format(n=4) + "[retention]\nimages_days = 0\nfree_mb = 0\n")
+    with pytest.raises(ConfigError, match=r"triage-node.toml:8: .*write the same commitment_to"):
+        config.load(path)
 
 
 @pytest.mark.parametrize("retention", ["", "[retention]\nimages_days = 0\n", "[retention]\nfree_mb = 0\n"])

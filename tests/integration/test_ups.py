@@ -206,6 +206,33 @@ def test_a_task_that_somebody_claimed_is_completed_by_them_only(start: Start) ->
     assert site.states("worklist") == {"SENT": 2}
 
 
+def test_a_claim_that_is_refused_for_its_transaction_uid_is_somebody_elses(start: Start) -> None:
+    site, ups = start()
+    site.publish("negative")
+    site.send("worklist")
+    read(site)
+    ups.answer_next(None, 0xC301)  # the N-CREATE, the claim (PS3.4 CC.2.1.2)
+    site.send("worklist")
+    assert site.states("worklist") == {"SENT": 2}
+    assert site.letters() == []
+
+
+def test_a_result_is_delivered_though_that_it_was_read_was_given_up_and_said_again(start: Start) -> None:
+    site, ups = start()
+    site.publish("negative")
+    site.send("pacs")
+    site.send("worklist")
+    read(site)
+    ups.answer_next(None, 0xC304)
+    site.send("worklist")
+    assert outbox.give_up(site.parts.database, destination="worklist", now=site.clock()) == 1
+    read(site, unread=True)
+    read(site)
+    assert site.send("worklist") == 1
+    assert ups.states() == ["COMPLETED"]
+    assert {recent["state"] for recent in site.status()["recent"]} == {"DELIVERED"}
+
+
 def test_a_worklist_without_pull_keeps_its_task(start: Start) -> None:
     site, ups = start(pull=False)
     site.publish("negative")

@@ -32,8 +32,10 @@ from triage_node.domain import (
     OutboxState,
     Outcome,
     Priority,
+    Proof,
     ResultObject,
     SeriesState,
+    delivery_text,
     require_transition,
 )
 from triage_node.errors import ConfigError, LeaseLost, StateError
@@ -486,6 +488,11 @@ def test_a_dead_letter_is_shown_and_can_be_retried(database: Database, clock: Cl
     assert (letter["status"], letter["error"]) == ("0x0122", "SOP class not supported")
     assert outbox.retry_dead(database, destination=None, now=clock()) == 1
     assert len(outbox.claim_parcels(database, "pacs", now=clock(), lease_s=60)) == 1
+
+
+def test_the_ledger_has_words_for_every_state_of_an_object() -> None:
+    for state in OutboxState:
+        assert all(delivery_text(state, proof) for proof in (None, *Proof))
 
 
 def test_what_was_superseded_meanwhile_brings_nothing_in_its_place(database: Database, clock: Clock) -> None:

@@ -11,7 +11,7 @@ from uuid import NAMESPACE_OID, uuid5
 
 import sqlalchemy as sa
 
-from triage_node.domain import OUTBOX_TRANSITIONS, MessageKind, OutboxState, Outcome, SeriesState
+from triage_node.domain import MessageKind, OutboxState, Outcome, SeriesState
 from triage_node.store.claims import close_delivered
 from triage_node.store.database import Database
 from triage_node.store.schema import OPEN_STATES, outbox, result, revision, series, study
@@ -295,7 +295,8 @@ def _notice_of_open_study() -> sa.ColumnElement[bool]:
 
 def _finish(connection: sa.Connection, parcel: Parcel, state: OutboxState, **values: object) -> bool:
     # SENDING, or CANCELLED while it was under way: then only its arrival still counts
-    legal = [old.value for old in (OutboxState.SENDING, OutboxState.CANCELLED) if state in OUTBOX_TRANSITIONS[old]]
+    arrived = state is OutboxState.SENT
+    legal = [OutboxState.SENDING.value, OutboxState.CANCELLED.value] if arrived else [OutboxState.SENDING.value]
     # guarded by the token: a sender whose lease ran out changes nothing
     done = connection.execute(
         outbox.update()
