@@ -72,7 +72,7 @@ def test_a_dead_letter_is_sent_again_by_its_button(node: Node, pacs: DemoPacs, c
     expect(page.locator("#destinations tbody tr")).to_contain_text("some results will not be sent again by themselves")
     assert "SENTINEL" not in page.content()
     colleague, _ = visit(context, "/system")
-    other = colleague.locator("#letters tbody tr").last.get_by_role("button")
+    other = colleague.locator("#letters tbody tr").last.get_by_role("button", name="Send again")
     other.focus()
     letters.first.get_by_role("button", name="Send again").click()
     expect(page.get_by_role("status")).to_have_text("One dead letter will be sent again.")

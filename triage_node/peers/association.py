@@ -22,6 +22,8 @@ from triage_node.errors import DeliveryError
 
 VERIFICATION: Final = "1.2.840.10008.1.1"
 UNCOMPRESSED: Final = (str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian))
+_LOOK_AGAIN_S: Final = 0.05
+"""Whether a thread has ended without a word."""
 
 Pair = tuple[str, str]
 """(SOP class UID, transfer syntax UID)"""
@@ -93,6 +95,7 @@ def associate(
             f"{peer} cannot be reached ({error.strerror}); check host and port", retryable=True
         ) from error
     if association.is_established or association.rejected_contexts:
+        association._reactor_checkpoint = cast(threading.Event, Checkpoint(association))
         return association
     if association.is_rejected:
         raise _rejected(peer, calling_ae, cast(A_ASSOCIATE, association.acceptor.primitive))
@@ -116,6 +119,42 @@ class _BoundedSocket(AssociationSocket):
             with suppress(OSError):
                 self.socket.shutdown(socket.SHUT_RDWR)
             self.socket.close()
+
+
+class Checkpoint:
+    """Where the thread of an association stops while another one sends and waits for the answer.
+
+    In pynetdicom 3.0.4 it says that it stops before it does: what has just passed takes the answer off the queue and
+    drops it, and the sender waits for it in vain (measured: 2 of 300 workitems on a busy machine).
+    """
+
+    def __init__(self, thread: threading.Thread) -> None:
+        self._thread = thread
+        self._changed = threading.Condition()
+        self._open = True
+        self._stopped = False
+
+    def set(self) -> None:
+        """Let it pass."""
+        with self._changed:
+            self._open = True
+            self._changed.notify_all()
+
+    def clear(self) -> None:
+        """Stop it; returns when it stands, or has ended."""
+        with self._changed:
+            self._open = False
+            while not self._stopped and self._thread.is_alive() and self._thread is not threading.current_thread():
+                self._changed.wait(_LOOK_AGAIN_S)
+
+    def wait(self) -> None:
+        """Stand here while it is closed."""
+        with self._changed:
+            while not self._open:
+                self._stopped = True
+                self._changed.notify_all()
+                self._changed.wait()
+            self._stopped = False
 
 
 class _Caller(AE):

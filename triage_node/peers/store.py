@@ -156,8 +156,9 @@ def _content(outgoing: OutgoingObject, accepted: set[Pair], peer: Peer, re_encod
     if re_encode and any((outgoing.sop_class_uid, uncompressed) in accepted for uncompressed in UNCOMPRESSED):
         return _decoded(outgoing)
     offered = " or uncompressed" if re_encode and syntax.is_encapsulated else ""
-    name = sop_class.name if sop_class.name != sop_class else outgoing.kind  # younger than the tables of pydicom
-    raise NotAccepted(f"{peer} does not accept {name} ({sop_class}) as {syntax.name}{offered}")
+    known = sop_class.name if sop_class.name != sop_class else outgoing.kind  # younger than the tables of pydicom
+    name = f"{known} ({sop_class})" if known else str(sop_class)
+    raise NotAccepted(f"{peer} does not accept {name} as {syntax.name}{offered}")
 
 
 def require_file(outgoing: OutgoingObject) -> None:
