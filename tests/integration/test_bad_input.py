@@ -148,7 +148,10 @@ def test_a_data_set_with_another_uid_than_its_command_is_a900_and_not_kept(node:
     announced = generate_uid()
     (result,) = send(node, ct.save([image], tmp_path), announced_uid=announced)
     assert result.status == 0xA900
-    assert receipt(node, announced) is None
+    node.wait_for(lambda: receipt(node, announced) is not None, what="the refusal in the ledger")
+    told = receipt(node, announced)
+    assert told is not None
+    assert told.outcome == "REFUSED"
     assert receipt(node, str(image.SOPInstanceUID)) is None
 
 
