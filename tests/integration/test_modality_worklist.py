@@ -268,9 +268,12 @@ def test_orthanc_is_asked_by_study_where_the_images_have_no_accession_number(tmp
 def test_the_images_win_and_the_priority_of_the_order_changes_nothing(tmp_path: Path, start: Start) -> None:
     with wlmscpfs(tmp_path / "wl", item()) as port:
         site = start(port)
-        images = site.arrive()
+        said = PATIENT | {
+            "PlacerOrderNumberImagingServiceRequest": "OURS"
+        }  # by each image: any may be asked whose it is
+        images = site.arrive(**said)
         site.asked()
-        site.publish("negative", images=images, PlacerOrderNumberImagingServiceRequest="OURS")
+        site.publish("negative", images=images, **said)
         assert site.send("ris") == 1
     message = strict(site.ris.messages[-1])
     assert [field(message, "PV1", 8), field(message, "OBR", 2)] == ["^Who^Doctor", "OURS"]
