@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -118,6 +119,18 @@ def test_a_single_slice_stands_in_for_its_neighbours(flagship: TriageNet) -> Non
     own = torch.rand(1, 3, 32, 32)
     found = said(flagship, torch.cat([own, own[:, :1], own[:, :1]], dim=1))
     assert all(torch.isfinite(part).all() for part in found if part is not None)
+
+
+def test_the_mask_has_a_vote_on_the_slice_where_the_bundle_gives_it_one(flagship: TriageNet) -> None:
+    images = torch.rand(3, flagship.config.in_channels, 32, 32)
+    voting = TriageNet(replace(flagship.config, mask_vote=0.5)).eval()
+    voting.load_state_dict(flagship.state_dict())
+    alone, voted = flagship.findings(images), voting.findings(images)
+    assert alone.pixels is not None and voted.pixels is not None
+    assert torch.equal(alone.pixels, voted.pixels)
+    surest = nn.functional.avg_pool2d(alone.pixels[:, 1:], 3, stride=1).amax(dim=(2, 3))
+    assert torch.allclose(voted.slices[:, 1:] - alone.slices[:, 1:], 0.5 * torch.logit(surest, eps=1e-4), atol=1e-4)
+    assert (voted.slices != alone.slices).all()
 
 
 def test_extra_axial_blood_is_found_inside_the_skull_only() -> None:

@@ -83,6 +83,10 @@ def pooled_log_odds(probabilities: Tensor) -> Tensor:
 
 def slices_from_pixels(pixels: Tensor) -> Tensor:
     """(n, 6, h, w) pixel logits to (n, 6) slice logits of CLASSES: the greatest probability over 3 x 3 pixels."""
-    probabilities = torch.softmax(pixels, dim=1)
+    return peak_log_odds(torch.softmax(pixels, dim=1))
+
+
+def peak_log_odds(probabilities: Tensor) -> Tensor:
+    """(n, 6, h, w) of background and SUBTYPES to (n, 6) log odds of CLASSES at the surest place, over 3 x 3 pixels."""
     blood = torch.cat([1 - probabilities[:, :1], probabilities[:, 1:]], dim=1)
     return torch.logit(functional.avg_pool2d(blood, 3, stride=1).amax(dim=(2, 3)), eps=1e-4)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from triage_node.domain import SUBTYPES
-from triage_node.networks.findings import Findings, mean_and_max, pooled_log_odds
+from triage_node.networks.findings import Findings, mean_and_max, peak_log_odds, pooled_log_odds
 
 INTRA_AXIAL: Final = ("intraparenchymal", "intraventricular", "subarachnoid")
 """Classes 1 to 3 of the intra head; 0 is none of them."""
@@ -48,6 +48,9 @@ class TriageNetConfig:
     slice_classes: int = 6
     """domain.CLASSES."""
     head_width: int = 64
+    mask_vote: float = 0.0
+    """What the log odds of the surest place in the mask count beside those of the slice head, once it is trained: on
+    a real head the head alone was surer of more that is no blood (measured: docs/lab-notebook.md)."""
 
     @property
     def in_channels(self) -> int:
@@ -128,9 +131,10 @@ class TriageNet(nn.Module):
     def findings(self, images: Tensor) -> Findings:
         """What inference uses; see pixel_probabilities for how the heads become six classes."""
         logits = self(images)
+        pixels = pixel_probabilities(logits.intra, logits.extra, logits.intracranial)
         return Findings(
-            pixels=pixel_probabilities(logits.intra, logits.extra, logits.intracranial),
-            slices=logits.slices,
+            pixels=pixels,
+            slices=logits.slices + self.config.mask_vote * peak_log_odds(pixels),
             chronic=logits.chronic,
         )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from triage_node.domain import Float32Array
+from triage_node.simulate.details import Details
 from triage_node.simulate.fields import Point, Points, WaveField, capsule, chain, ellipsoid, join, share
 from triage_node.simulate.geometry import Lattice
 
@@ -30,10 +31,6 @@ class Brain:
     sheets: float
     """How much of falx and tentorium shows: they are thinner than a pixel."""
     sinus_hu: float
-    plexus_mm: float
-    """How much thicker the choroid plexus is than usual; from -1.5 on it hardly shows."""
-    plexus_skew_mm: float
-    plexus_hu: float
     gap_mm: float
     """Mean depth of the fluid under the inner table; zero or less where the cortex lies against the bone."""
     gap_spread_mm: float
@@ -53,9 +50,9 @@ class Brain:
     leukoaraiosis_hu: float
     infarcts: tuple[tuple[Point, float, float], ...]
     """(centre, radius mm, HU change)."""
-    calcifications: tuple[tuple[Point, float, float], ...]
-    """(centre, radius mm, HU)."""
-    vessel_hu: float
+    details: Details
+    vermis_hu: float
+    """How much brighter the vermis of the cerebellum is than its hemispheres."""
     fold: WaveField
     folia: WaveField
     rim: WaveField
@@ -76,14 +73,11 @@ class Brain:
             dura_hu=rng.uniform(40, 75),
             sheets=rng.uniform(0.15, 1.0),
             sinus_hu=rng.uniform(42, 78),
-            plexus_mm=rng.uniform(-2.5, 1.0),
-            plexus_skew_mm=rng.normal(0, 0.4),
-            plexus_hu=rng.uniform(33, 55),
             gap_mm=rng.uniform(1.5, 5.5) if wide else float(rng.uniform(-3.0, 0.5) + 2.6 * max(0, age - 0.55)),
             gap_spread_mm=rng.uniform(0.3, 1.8),
             lift_hu=float(rng.uniform(2, 20)) if rng.random() < 0.9 else 0.0,
             lift_tau_mm=rng.uniform(3, 12),
-            tail_hu=rng.uniform(22, 150),
+            tail_hu=rng.uniform(18, 125),
             sulcus_mm=float(np.clip(rng.normal(-0.3 + 1.3 * age, 0.3), -0.5, 1.6)),
             cistern_mm=float(rng.normal(-1.2 + 2.2 * age, 0.6)),
             ventricle_mm=float(np.clip(rng.normal(-1.0 + 3.2 * age, 0.9), -2.0, 6.0)),
@@ -91,8 +85,8 @@ class Brain:
             midline_mm=rng.normal(0, 0.8),
             leukoaraiosis_hu=-12 * max(0.0, age - 0.4) * rng.uniform(0, 1.6),
             infarcts=_old_infarcts(rng),
-            calcifications=_calcifications(rng),
-            vessel_hu=rng.uniform(38, 62),
+            details=Details.random(rng, age=age),
+            vermis_hu=float(rng.uniform(0, 7)) if rng.random() < 0.6 else 0.0,
             fold=WaveField.random(rng, wavelength_mm=FOLD_WAVELENGTH_MM, spread=0.2, waves=64),
             folia=_layered(rng, wavelength_mm=FOLIA_WAVELENGTH_MM),
             rim=WaveField.random(rng, wavelength_mm=45, waves=24),
@@ -130,22 +124,6 @@ def _lobar_site(rng: np.random.Generator) -> Point:
     return (44 * math.sin(angle), 4 + 56 * math.cos(angle), rng.uniform(-5, 45))
 
 
-def _calcifications(rng: np.random.Generator) -> tuple[tuple[Point, float, float], ...]:
-    """Choroid plexus, pineal gland, falx, basal ganglia: bright, and no blood."""
-    found: list[tuple[Point, float, float]] = []
-    if rng.random() < 0.6:
-        found.append(((rng.normal(0, 0.8), 27.0, 1.0), rng.uniform(1.0, 3.2), rng.uniform(60, 400)))
-    for side in (-1.0, 1.0):
-        if rng.random() < 0.55:
-            site = (side * rng.normal(25, 1.5), rng.normal(35, 2), rng.normal(7, 2))
-            found.append((site, rng.uniform(1.2, 4.2), rng.uniform(50, 350)))
-        if rng.random() < 0.15:
-            found.append(((side * rng.normal(19, 1.5), -2.0, 1.0), rng.uniform(1.5, 4.5), rng.uniform(45, 200)))
-    if rng.random() < 0.25:
-        found.append(((0.0, rng.uniform(-60, -30), rng.uniform(30, 60)), rng.uniform(1.5, 4), rng.uniform(80, 500)))
-    return tuple(found)
-
-
 @dataclass(frozen=True, kw_only=True)
 class BrainFields:
     """The brain on one lattice; (rows, columns) float32; distances in mm, negative inside."""
@@ -164,9 +142,6 @@ class BrainFields:
     tentorium: Float32Array
     """Distance to its sheet, signed: negative below; its reach is in it."""
     sinus: Float32Array
-    vessel: Float32Array
-    calcification: Float32Array
-    calcification_hu: Float32Array
     tissue_hu: Float32Array
     """What is added to white matter here: deep grey, brain stem and `change_hu`."""
     change_hu: Float32Array
@@ -175,8 +150,6 @@ class BrainFields:
     """0..1: how much cortex shows near sulci and surface (little in the brain stem)."""
     lower_stem: Float32Array
     """Distance to the brain stem below the midbrain."""
-    plexus: Float32Array
-    """Distance to the choroid plexus."""
     gap: Float32Array
     """Depth of the fluid below the dura, mm."""
     lift_hu: Float32Array
@@ -186,13 +159,12 @@ class BrainFields:
 def brain_fields(brain: Brain, lattice: Lattice, skull_points: Points, p: Points) -> BrainFields:
     """Evaluate the brain at `p`: `skull_points` moved by what presses on it."""
     x, y, z = p
-    middle = x - np.float32(brain.midline_mm) - np.float32(1.2) * brain.wander.on(lattice)
+    middle = middle_x(brain, lattice, x)
     m = (np.abs(middle), y, z)
     sx, sy, sz = skull_points
     falx_x = (0.5 * (x + sx)) - np.float32(1.0) * brain.wander.on(lattice)
     tent, below = _tentorium(m)
     ventricle = _ventricles(brain, m, middle)
-    calcification, calcification_hu = _calcified(brain, (middle, y, z))
     change_hu = _changes(brain, lattice, (middle, y, z), ventricle)
     stem = _stem(m)
     return BrainFields(
@@ -204,17 +176,18 @@ def brain_fields(brain: Brain, lattice: Lattice, skull_points: Points, p: Points
         falx=_falx((falx_x, sy, sz), below),
         tentorium=tent,
         sinus=_sinuses(brain, skull_points),
-        vessel=_vessels(m),
-        calcification=calcification,
-        calcification_hu=calcification_hu,
         tissue_hu=_deep_grey(brain, m) + change_hu,
         change_hu=change_hu,
         cortex=np.asarray(1 - share(stem, edge_mm=4) * 0.9, np.float32),
         lower_stem=np.maximum(stem, z + np.float32(28)),
-        plexus=_plexus(brain, m, middle),
         gap=_gap(brain, lattice, y),
         lift_hu=np.asarray(brain.lift_hu * np.clip(1 + 0.35 * brain.lift.on(lattice), 0, 2), np.float32),
     )
+
+
+def middle_x(brain: Brain, lattice: Lattice, x: Float32Array) -> Float32Array:
+    """How far to the left of the middle of this brain, which is not straight."""
+    return np.asarray(x - np.float32(brain.midline_mm) - np.float32(1.2) * brain.wander.on(lattice), np.float32)
 
 
 def _ventricles(brain: Brain, m: Points, middle: Float32Array) -> Float32Array:
@@ -304,35 +277,10 @@ def _sinuses(brain: Brain, p: Points) -> Float32Array:
     return join(sagittal, transverse, straight, softness_mm=2)
 
 
-def _vessels(m: Points) -> Float32Array:
-    return join(
-        capsule(m, (0, -2, -44), (0, -3, -22), 1.7),
-        chain(m, [((9, -18, -26), 1.9), ((14, -14, -21), 1.5), ((30, -16, -20), 1.3), ((38, -8, -10), 0.9)]),
-        chain(m, [((0, -20, -20), 1.0), ((0, -34, -4), 0.8), ((0, -34, 18), 0.7)]),
-        ellipsoid(m, (0, 33, 8), (1.6, 4, 2)),
-    )
-
-
-def _plexus(brain: Brain, m: Points, middle: Float32Array) -> Float32Array:
-    """In the body and atrium of the lateral ventricles, a little thicker on one side."""
-    strand = chain(m, [((15, 24, 15), 0.8), ((23, 36, 8), 2.4), ((25, 33, 1), 1.6)])
-    return np.asarray(strand - brain.plexus_mm - brain.plexus_skew_mm * np.sign(middle), np.float32)
-
-
 def _gap(brain: Brain, lattice: Lattice, y: Float32Array) -> Float32Array:
     """Wider in front."""
     depth = (brain.gap_mm + brain.gap_spread_mm * brain.rim.on(lattice)) * np.clip(0.9 - 0.006 * y, 0.4, 1.4)
     return np.asarray(np.clip(depth, 0, 8), np.float32)
-
-
-def _calcified(brain: Brain, p: Points) -> tuple[Float32Array, Float32Array]:
-    distance = np.full_like(p[0], 50.0)
-    hu = np.zeros_like(p[0])
-    for centre, radius, value in brain.calcifications:
-        one = ellipsoid(p, centre, (radius * 0.8, radius * 1.25, radius))
-        hu = np.where(one < distance, np.float32(value), hu)
-        distance = np.minimum(distance, one)
-    return distance, hu
 
 
 def _stem(m: Points) -> Float32Array:
@@ -356,6 +304,7 @@ def _deep_grey(brain: Brain, m: Points) -> Float32Array:
 
 def _changes(brain: Brain, lattice: Lattice, p: Points, ventricle: Float32Array) -> Float32Array:
     hu = brain.leukoaraiosis_hu * np.exp(-np.maximum(ventricle, 0) / 6) * (p[2] > -10)
+    hu = hu + brain.vermis_hu * share(ellipsoid(p, (0, 46, -26), (4.5, 14, 16)), edge_mm=4)
     for centre, radius, change in brain.infarcts:
         spot = ellipsoid(p, centre, (radius, radius * 1.2, radius)) + 0.15 * radius * brain.mottle.on(lattice)
         hu = hu + change * share(np.asarray(spot, np.float32), edge_mm=3)

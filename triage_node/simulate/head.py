@@ -16,7 +16,8 @@ import numpy as np
 from triage_node.domain import SUBTYPES, Float32Array, Float64Array, Int16Array, UInt8Array
 from triage_node.simulate import lesions as blood
 from triage_node.simulate.acquisition import Scanner, acquire
-from triage_node.simulate.brain import Brain, BrainFields, brain_fields
+from triage_node.simulate.brain import Brain, BrainFields, brain_fields, middle_x
+from triage_node.simulate.details import DetailFields, refined_details
 from triage_node.simulate.fields import mix, share
 from triage_node.simulate.geometry import Lattice, Refiner, SliceGeometry, slice_lattice
 from triage_node.simulate.lesions import Lesion
@@ -27,13 +28,17 @@ _COARSE_MM: Final = 2.5
 """Smooth fields are evaluated this far apart and refined; everything with an edge is drawn at the pixels."""
 _DURA_MM: Final = 1.0
 _CORTEX_MM: Final = 3.0
-_TAIL_MM: Final = np.float32(1.5)
+_TAIL_MM: Final = np.float32(1.8)
 _RIM_LOST: Final = np.float32(0.85)
 """Share of the bright rim that blood takes away: part of a real rim is vessels and dura, which blood pushes aside. With
 all of it, labelled subdural blood lay at 69 HU (median), 17 % of it over 100; real blood at 52, 5 % over 69 (BHSD)."""
 _LEAST_SHARE: Final = 0.2
 """A pixel with less blood than this over the slice thickness is never labelled."""
 _OLD_OVER_FLUID_HU: Final = 6.0
+_OLD_UNDER_WHITE_HU: Final = 5.0
+_FRESH_OVER_GREY_HU: Final = 10.0
+_FRESH_OVER_FLUID_HU: Final = 18.0
+"""Without these a fifth of the slices with blood showed none to anybody, and taught that any slice may (measured)."""
 _WITH_MASS: Final = 0.1
 """Share of the heads without blood."""
 _HIDDEN_HU: Final = 150
@@ -142,10 +147,20 @@ def _random_head(seed: int, subtypes: Sequence[str], template: Template | None) 
 
 
 def _bleed(subtype: str, seed: int, brain: Brain) -> Lesion:
-    """Old blood is denser than the fluid around the brain."""
+    """Fresh blood is denser than the cortex, old blood lies between fluid and brain: one scanner shows both."""
     lesion = blood.random_lesion(subtype, _stream(seed, subtype))
-    old_hu = max(lesion.second_hu, brain.csf_hu + _OLD_OVER_FLUID_HU)
-    return replace(lesion, second_hu=old_hu, also=tuple(replace(piece, second_hu=old_hu) for piece in lesion.also))
+    return replace(_seen_beside(lesion, brain), also=tuple(_seen_beside(piece, brain) for piece in lesion.also))
+
+
+def _seen_beside(lesion: Lesion, brain: Brain) -> Lesion:
+    grey_hu = brain.white_hu + brain.grey_over_white_hu
+    in_fluid = lesion.subtype == blood.INTRAVENTRICULAR
+    fresh_hu = brain.csf_hu + _FRESH_OVER_FLUID_HU if in_fluid else grey_hu + _FRESH_OVER_GREY_HU
+    if lesion.subtype == blood.SUBDURAL or lesion.kind == "level":
+        old_hu = min(lesion.second_hu, brain.white_hu - _OLD_UNDER_WHITE_HU)
+    else:
+        old_hu = max(lesion.second_hu, grey_hu)
+    return replace(lesion, hu=max(lesion.hu, fresh_hu), second_hu=max(old_hu, brain.csf_hu + _OLD_OVER_FLUID_HU))
 
 
 def _mass(rng: np.random.Generator) -> Lesion | None:
@@ -231,6 +246,7 @@ class _Scene:
 
     skull: SkullFields
     brain: BrainFields
+    details: DetailFields
     lesion_fields: Mapping[str, Float32Array]
     depth: Float32Array
     """Below the inner table, mm."""
@@ -259,8 +275,10 @@ def _scene_on(head: _Head, lattice: Lattice, refine: Refine) -> _Scene:
     lesion_fields = {s: blood.lesion_field(one, lattice, p, skull.cavity) for s, one in head.pressing.items()}
     pushed = blood.pushed(head.pressing, p, skull.cavity, lesion_fields)
     brain = brain_fields(head.brain, lattice, p, pushed)
+    middle = (middle_x(head.brain, lattice, pushed[0]), *pushed[1:])
+    details = refined_details(head.brain.details, middle, p, refine)
     refined = {s: refine(field) for s, field in lesion_fields.items()}
-    scene = _scene(head, _refined(skull, refine), _refined(brain, refine), refined)
+    scene = _scene(head, _refined(skull, refine), _refined(brain, refine), details, refined)
     if head.folds is None:
         return scene
     x, y, z = (refine(a) for a in head.folds.warped(pushed, lattice))
@@ -272,7 +290,13 @@ def _refined(coarse: FieldsT, refine: Refine) -> FieldsT:
     return replace(coarse, **values)
 
 
-def _scene(head: _Head, skull: SkullFields, brain: BrainFields, lesion_fields: Mapping[str, Float32Array]) -> _Scene:
+def _scene(
+    head: _Head,
+    skull: SkullFields,
+    brain: BrainFields,
+    details: DetailFields,
+    lesion_fields: Mapping[str, Float32Array],
+) -> _Scene:
     depth = -skull.cavity
     cover = brain.gap + np.float32(_DURA_MM)
     for subtype in (blood.SUBDURAL, blood.EPIDURAL):
@@ -288,6 +312,7 @@ def _scene(head: _Head, skull: SkullFields, brain: BrainFields, lesion_fields: M
     return _Scene(
         skull=skull,
         brain=brain,
+        details=details,
         lesion_fields=lesion_fields,
         depth=depth,
         brain_depth=brain_depth,
@@ -364,13 +389,16 @@ def _draw_outside(skull: Skull, f: SkullFields) -> Float32Array:
 def _draw_inside(head: _Head, scene: _Scene, shares: Mapping[str, Float32Array], lattice: Lattice) -> Float32Array:
     """White and grey matter, fluid, membranes, vessels, blood; and the tail of the bone over all of them."""
     b, f = head.brain, scene.brain
+    small, d = head.brain.details, scene.details
     hu = b.white_hu + b.grey_over_white_hu * scene.cortex + (f.tissue_hu if head.folds is None else f.change_hu)
     for subtype, lesion in head.pressing.items():
         if lesion.edema_mm:
             hu = hu + blood.edema(lesion, scene.lesion_fields[subtype])
     hu = mix(hu, b.csf_hu, np.maximum(share(scene.fluid), share(f.ventricle)))
-    hu = mix(hu, b.vessel_hu, share(f.vessel))
-    hu = mix(hu, b.plexus_hu, share(np.maximum(f.plexus, f.ventricle)))
+    hu = mix(hu, small.nerve_hu, share(d.nerve))
+    hu = mix(hu, small.gland_hu, share(d.gland, edge_mm=1.5))
+    hu = mix(hu, small.artery_hu, share(d.vessel))
+    hu = mix(hu, small.plexus_hu, share(np.maximum(d.plexus, f.ventricle)))
     bloody = np.zeros_like(hu)
     for subtype, amount in shares.items():
         hu = mix(hu, blood.blood_hu(head.lesions[subtype], lattice), amount)
@@ -378,8 +406,10 @@ def _draw_inside(head: _Head, scene: _Scene, shares: Mapping[str, Float32Array],
     sheets = np.minimum(np.maximum(np.abs(f.midline) - 0.5, f.falx), np.abs(f.tentorium) - 0.5)
     hu = mix(hu, b.dura_hu, share(sheets, edge_mm=0.8) * np.float32(b.sheets))
     hu = mix(hu, b.dura_hu, share(scene.depth - np.float32(_DURA_MM), edge_mm=0.8))
+    hu = mix(hu, b.dura_hu, share(d.edge) * np.float32(b.sheets))
     hu = mix(hu, b.sinus_hu, share(f.sinus))
-    hu = mix(hu, f.calcification_hu, share(f.calcification))
+    hu = mix(hu, d.calcification_hu, share(d.calcification))
+    hu = mix(hu, small.process_hu, share(d.process))
     depth = np.maximum(scene.depth, 0)
     # beam hardening lifts whatever is there; of the steep rim blood takes its place
     lift = f.lift_hu * np.exp(-depth / np.float32(b.lift_tau_mm))

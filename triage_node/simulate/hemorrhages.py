@@ -377,13 +377,12 @@ def _crescent(blank: Lesion, rng: np.random.Generator, kind: str, side: float) -
     half_angle = math.radians((24 if old else 20) + 46 * rng.beta(1.1, 1.7))
     thickness = rng.uniform(6, 18) if old else 4 + 12 * rng.beta(1.3, 2.2)
     turn = math.radians(rng.uniform(30, 145))
-    isodense = kind == "acute" and rng.random() < 0.02
     return replace(
         blank,
         site=(side * math.sin(turn), -math.cos(turn), rng.uniform(0.05, 0.7)),
         size_mm=float(min(thickness, _CRESCENT_MM * half_angle)),
         stretch=(half_angle, math.radians(rng.uniform(10, 38)), 1),
-        hu=rng.uniform(35, 45) if isodense else _density(rng, 60, 6, 48, 72),
+        hu=_density(rng, 60, 6, 48, 72),
         second_hu=rng.uniform(6, 24),  # old blood as grey as brain is not seen by anybody
         kind=kind,
         push=rng.uniform(0.3, 0.8) if old else rng.uniform(0.5, 1.0),

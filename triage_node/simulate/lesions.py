@@ -213,7 +213,7 @@ def _piece_hu(lesion: Lesion, lattice: Lattice) -> Float32Array:
     if lesion.kind == "chronic":
         return np.asarray(old + np.float32(1.5) * texture, np.float32)
     if lesion.kind == "mixed":
-        fresh = np.clip(lesion.fresh + 0.16 * lesion.ripple.on(lattice) + 0.12 * texture, 0, 1)
+        fresh = np.clip(lesion.fresh + 0.45 * lesion.ripple.on(lattice) + 0.15 * texture, 0, 1)
         return np.asarray(old + fresh * (new - old), np.float32)
     if lesion.kind == "layered" or (lesion.kind == "level" and lesion.subtype == INTRAPARENCHYMAL):
         y = lattice.points()[1]
