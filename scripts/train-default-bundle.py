@@ -9,6 +9,8 @@ RUN.toml has the keys of triage_node.learn.experiment.TrainConfig.
 from __future__ import annotations
 
 import argparse
+import shutil
+import subprocess
 from pathlib import Path
 
 from triage_node.learn.dataset import render_shards
@@ -19,12 +21,18 @@ from triage_node.learn.train import train
 TRAINING_SEED = 70_000_000
 VALIDATION_SEED = 60_000_000
 VALIDATION_SHARDS = 6
-EXPERIMENT = Path(__file__).parents[1] / "models" / "default.train.toml"
+ROOT = Path(__file__).parents[1]
+EXPERIMENT = ROOT / "models" / "default.train.toml"
+BEGAN_WITH = "ef9f3ca2acd907e4f88d5300c9ce0e2cdc85d8db"
+"""The commit whose default bundle, 0.3.0, the shipped one went on from."""
 
 
 def main() -> None:
     arguments = _arguments()
     config = read_config(arguments.run)
+    if arguments.run == EXPERIMENT and config.start_from is not None and not config.start_from.exists():
+        config.start_from.parent.mkdir(parents=True, exist_ok=True)
+        config.start_from.write_bytes(_earlier_weights())
     for folder, count, seed in (
         (config.validation, VALIDATION_SHARDS, VALIDATION_SEED),
         (config.shards, arguments.shards, TRAINING_SEED),
@@ -42,7 +50,7 @@ def main() -> None:
     print(trained.reason)
     if trained.interrupted:
         return
-    out = Path(__file__).parents[1] / "models" / "default"
+    out = ROOT / "models" / "default"
     negatives = {
         origin: Path(folder) for origin, _, folder in (pair.rpartition("=") for pair in arguments.real_negative)
     }
@@ -50,13 +58,25 @@ def main() -> None:
     print(f"written: {out}; the figures are in its MODEL_CARD.md")
 
 
+def _earlier_weights() -> bytes:
+    """Out of the history of the repository; SystemExit where there is none."""
+    weights = f"{BEGAN_WITH}:models/default/weights.safetensors"
+    git = shutil.which("git")
+    shown = git and subprocess.run([git, "-C", str(ROOT), "show", weights], stdout=subprocess.PIPE, check=False)
+    if not shown or shown.returncode:
+        raise SystemExit(
+            f"needs git and a clone with its history, for {weights}; or leave start_from out to begin anew"
+        )
+    return shown.stdout
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, nargs="?", default=EXPERIMENT)
-    parser.add_argument("--shards", type=int, default=140, help="of 20 heads each; 3.5 GB for 140")
+    parser.add_argument("--shards", type=int, default=300, help="of 20 heads each; 7.2 GB for 300")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--real-negative", nargs="*", default=[], metavar="ORIGIN=DIR")
-    parser.add_argument("--version", default="0.3.0")
+    parser.add_argument("--version", default="0.4.0")
     return parser.parse_args()
 
 

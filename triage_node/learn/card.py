@@ -68,7 +68,8 @@ False subdural or epidural area in a slice, without the series gate: {_rims(metr
 - Never let it take a study out of a worklist, or stand in for a reader: a negative is no finding.
 - Children, surgery, implants, metal, contrast, strong motion, tumours and fresh infarcts were not simulated.
 - Worst drawn in simulation: {_weakest(simulated)}.
-  Subarachnoid blood in thin films and subdural blood as bright as the brain are hard, too; expect misses.
+  Blood that nobody could see there has no label: subarachnoid blood in thin films, layers as grey as the brain beside
+  them, slivers under the bone. None of it was learned; expect misses.
 - Volumes are of the mask; they inherit all its errors. The interval is what simulation gave, where true and measured
   volume were at least 0.5 mL; of less it says nothing, and 0 mL has none.
 - Probabilities are calibrated on simulated slices and series as if half of them showed the class: they are no

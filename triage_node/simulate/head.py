@@ -12,6 +12,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Final, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
 
 from triage_node.domain import SUBTYPES, Float32Array, Float64Array, Int16Array, UInt8Array
 from triage_node.simulate import lesions as blood
@@ -47,6 +49,11 @@ _WHITE_HU: Final = 90
 _WHITE_MM: Final = np.float32(3.5)
 """Nor is what is as white as bone so near to it: readers draw what they see, and of 95 % of the subdural pixels that
 they drew none was over 69 HU (BHSD)."""
+_SUBARACHNOID: Final = 1 + SUBTYPES.index(blood.SUBARACHNOID)
+_OVER_WHITE_HU: Final = 5.0
+_BESIDE_BONE_HU: Final = 75.0
+"""Thin films of subarachnoid blood, as grey as the brain or in the crevices of the skull base, are drawn and not
+labelled: they taught that the sella of every head may be blood (measured: docs/lab-notebook.md)."""
 _VOLUME_STEP_MM: Final = 2.0
 _BODY_STEPS_MM: Final = (0.8, 1.8)
 _HEAD_BOX_MM: Final = ((-85.0, 85.0), (-100.0, 105.0), (-80.0, 95.0))
@@ -206,9 +213,18 @@ def _render_slice(
     shares = {s: sum((p.shares[s] for p in planes[1:]), planes[0].shares[s]) / count for s in head.lesions}
     hu = acquire(hu, planes[len(planes) // 2].depth, middle, scanner, noise)
     depth = planes[len(planes) // 2].depth
+    labels = _labels(shares, hu.shape)
     seen = hu < np.where(depth < _WHITE_MM, _WHITE_HU, _HIDDEN_HU)
-    truth = np.where(seen, _labels(shares, hu.shape), 0).astype(np.uint8)
+    seen &= (labels != _SUBARACHNOID) | _stands_out(hu, depth, head.brain)
+    truth = np.where(seen, labels, 0).astype(np.uint8)
     return np.clip(np.rint(hu), -1024, 3071).astype(np.int16), truth, depth
+
+
+def _stands_out(hu: Float32Array, depth: Float32Array, brain: Brain) -> NDArray[np.bool_]:
+    """Brighter than the brain and not as bright as the bone beside it, noise aside."""
+    mean = ndimage.uniform_filter(hu, 3)
+    beside_bone = (depth < _WHITE_MM) & (mean > _BESIDE_BONE_HU)
+    return np.asarray((mean > brain.white_hu + _OVER_WHITE_HU) & ~beside_bone)
 
 
 def _plane_offsets_mm(thickness_mm: float) -> Float64Array:

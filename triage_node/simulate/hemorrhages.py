@@ -2,7 +2,8 @@
 
 Frame: head coordinates, mm, x left, y posterior, z to the vertex (see skull). Volumes and densities follow percentiles
 of a public data set of labelled hemorrhages (BHSD, as published with DIDSR/InSilicoICH). Their densities are those of
-all labelled voxels, partial volume at the edges included, so the densities drawn here, of the blood itself, lie higher.
+all labelled voxels, partial volume at the edges included, so the densities drawn here, of the blood itself, lie higher;
+and they are those of a usual head: in one whose cortex is brighter, blood is, too (see head).
 
 | subtype | volume mL, 5 / 50 / 95 % | labelled voxels HU, 5 / 50 / 95 % | drawn HU |
 | --- | --- | --- | --- |
