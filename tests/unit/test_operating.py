@@ -82,6 +82,20 @@ def test_a_head_that_any_flags_itself_silences_no_subtype() -> None:
         assert (of_class[:100, 0] * slope + offset >= 0).mean() > 0.95
 
 
+def test_slices_without_blood_that_would_be_shown_for_nothing_are_few() -> None:
+    rng = np.random.default_rng(5)
+    present = rng.random((2000, 6)) < 0.3
+    present[:, 0] = present[:, 1:].any(axis=1)
+    features = _evidence(rng, present, [1.5] * 6)
+    shares = []
+    for limit in (1.0, 0.03):
+        fitted = fit_classes(features, shown=present, absent=~present, expected=(1.0,), false_share_of_any=limit)
+        slope, offset = fitted[0]
+        shares.append((features[0][~present[:, 0], 0] * slope + offset >= 0).mean())
+    assert shares[0] > 0.1
+    assert 0.01 < shares[1] <= 0.03
+
+
 def test_alerts_are_told_for_the_prevalence_of_a_worklist() -> None:
     priorities = [Priority.STAT, Priority.HIGH, Priority.ROUTINE, Priority.HIGH, Priority.ROUTINE, Priority.ROUTINE]
     bled = [True, True, True, False, False, False]

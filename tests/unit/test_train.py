@@ -229,6 +229,18 @@ def test_what_is_varied_follows_from_the_seed(drawn: Drawn) -> None:
     assert not torch.equal(first.images, other.images)
 
 
+def test_patches_of_brain_differ_by_a_little_deep_inside_and_nowhere_else(drawn: Drawn) -> None:
+    still = AugmentConfig(pose=STILL, picture_share=0.0, lone_share=0.0, patch_share=0.0, blur_share=0, noise_share=0)
+    plain = augment(drawn, STORED_GRID, SMALL, still, seed=1)
+    patched = augment(drawn, STORED_GRID, SMALL, replace(still, patch_share=1.0, patch_hu=(6.0, 6.0)), seed=1)
+    brighter_hu = 80 * (patched.images[:, 0] - plain.images[:, 0])  # the brain window is 80 HU wide
+    deep = plain.depth_mm > 8
+    assert torch.equal(plain.truth, patched.truth)
+    assert brighter_hu[~deep].abs().max() < 1e-3
+    assert 3 < brighter_hu[deep].max() < 8
+    assert brighter_hu[plain.truth > 0].abs().max() < 1e-3
+
+
 def test_chronic_or_acute_counts_only_where_a_slice_shows_subdural_blood(drawn: Drawn) -> None:
     views = augment(drawn, STORED_GRID, SMALL, AugmentConfig(pose=STILL), seed=1)
     logits = TriageNet(NETWORK)(views.images)

@@ -63,6 +63,9 @@ class AugmentConfig:
     """Share of slices with calcified spots, mostly in ventricles and cisterns, unlabelled."""
     spots_hu: tuple[float, float] = (70.0, 400.0)
     spots_mm: tuple[float, float] = (1.0, 4.0)
+    patch_share: float = 0.4
+    """Share of slices with patches of brain a little brighter or darker than the rest: nuclei, scars, swelling."""
+    patch_hu: tuple[float, float] = (-10.0, 7.0)
     shade_hu: float = 5.0
     """Standard deviation of a smooth field over the whole slice."""
     offset_hu: float = 5.0
@@ -215,6 +218,7 @@ def _varied(slices: Slices, grid: Grid, config: AugmentConfig, chance: Chance) -
     fillable = inside & ~blood & ~_with_old_blood(hu, slices.truth)
     hu = _fill_gap(hu, fillable, depth_mm, grid, config, chance)
     hu = _calcify(hu, depth_mm, blood, grid, config, chance)
+    hu = _in_patches(hu, depth_mm, blood, grid, config, chance)
     hu = _vary_tissue(hu, config, chance)
     hu = hu + inside * _tails(depth_mm, blood, grid, config, chance)
     return replace(slices, hu=hu + (hu > -200) * config.shade_hu * chance.field(grid.size_px, 5))
@@ -269,6 +273,15 @@ def _calcify(hu: Tensor, depth_mm: Tensor, blood: Tensor, grid: Grid, config: Au
         along_columns = torch.exp(-((at.view(1, 1, 1, -1) - column) ** 2) / (2 * radius_px**2))
         spots = spots + chance.small(*config.spots_hu) * along_rows * along_columns
     return hu + spots * chance.share(config.spots_share) * deep
+
+
+def _in_patches(
+    hu: Tensor, depth_mm: Tensor, blood: Tensor, grid: Grid, config: AugmentConfig, chance: Chance
+) -> Tensor:
+    """Soft-edged, deep in the brain; less than what blood stands out by."""
+    there = torch.sigmoid(8 * (chance.field(grid.size_px, 12) - 0.9))
+    where = ((depth_mm > 8) & ~blood).to(hu.dtype) * chance.share(config.patch_share)
+    return hu + chance.uniform(*config.patch_hu) * there * where
 
 
 # ---------------------------------------------------------------- outside the skull

@@ -73,7 +73,8 @@ False subdural or epidural area in a slice, without the series gate: {_rims(metr
 - Volumes are of the mask; they inherit all its errors. The interval is what simulation gave, where true and measured
   volume were at least 0.5 mL; of less it says nothing, and 0 mL has none.
 - Probabilities are calibrated on simulated slices and series as if half of them showed the class: they are no
-  frequencies in a hospital. Subtypes are stricter where they would raise false alarms (`learn/operating.py`).
+  frequencies in a hospital. Slices and subtypes are stricter where they would raise false alarms
+  (`learn/operating.py`).
 - A picture or a lone slice has the probability of its slice; the figures of series above say nothing of it.
 """
 

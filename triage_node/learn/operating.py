@@ -33,6 +33,8 @@ LEAST_ML: Final = 0.5
 """Smaller volumes say nothing of how well volume is measured."""
 _FALSE_SHARE: Final = 0.02
 """Of slices and of series: see fit_classes."""
+_FALSE_SLICES: Final = 0.03
+"""Of the slices without blood, that may pass 0.5: each is shown to somebody for nothing. The series has its own 0.5."""
 _LEAST_WEIGHT: Final = 0.001
 """A bundle with a slope of 0, which would silence its class, is refused."""
 _DIGITS: Final = 3
@@ -70,7 +72,8 @@ def choose_settings(
 
     `told_of` says for people what the tuning series are.
 
-    - Slice logits: logistic regression on whether the slice shows the class (Platt 1999), as if half of them did.
+    - Slice logits: logistic regression on whether the slice shows the class (Platt 1999), as if half of them did; then
+      stricter, until at most 3 % of the slices without blood pass 0.5.
     - Mask threshold of a subtype: by Dice and volume over all pixels of all series; see _best_thresholds.
     - Box threshold: of the best F1, over all slices and subtypes.
     - Series: logistic regression on the highest slice and the volume, each class for itself, as if half had it.
@@ -96,7 +99,8 @@ def choose_settings(
         box_min_probability=_best_box_threshold(seen),
         remarks=(
             f"Chosen on {len(seen)} series that were kept apart: {told_of}.",
-            "Calibrated as if half of the slices, and half of the series, showed the class.",
+            "Calibrated as if half of the slices, and half of the series, showed the class; stricter where more than "
+            "3 % of the slices without blood, or 2 % of those without a subtype, would pass 0.5.",
         ),
     )
 
@@ -192,7 +196,9 @@ def _at_thresholds(seen: _Seen, chosen: Sequence[int]) -> Float64Array:
 def _slice_calibration(seen: Sequence[_Seen]) -> dict[str, tuple[float, float]]:
     logits = np.concatenate([one.logits for one in seen]).astype(np.float64)
     present, absent = (np.concatenate([getattr(one, name) for one in seen]) for name in ("present", "absent"))
-    fitted = fit_classes(logits.T[:, :, None], shown=present, absent=absent, expected=(1.0,))
+    fitted = fit_classes(
+        logits.T[:, :, None], shown=present, absent=absent, expected=(1.0,), false_share_of_any=_FALSE_SLICES
+    )
     return {name: (slope, offset) for name, (slope, offset) in zip(CLASSES, fitted, strict=True)}
 
 
@@ -214,13 +220,19 @@ def _series_weights(
 
 
 def fit_classes(
-    features: Float64Array, *, shown: NDArray[np.bool_], absent: NDArray[np.bool_], expected: Sequence[float]
+    features: Float64Array,
+    *,
+    shown: NDArray[np.bool_],
+    absent: NDArray[np.bool_],
+    expected: Sequence[float],
+    false_share_of_any: float = 1.0,
 ) -> list[tuple[float, ...]]:
     """Weights and offset of each of CLASSES, from (6, n, k) features of n slices or series.
 
     `shown` and `absent` are (n, 6); what is neither teaches nothing of its class. "any" is reported as the greatest of
     all, so a weak subtype could raise the flag alone: the offset of a subtype is lowered until at most 2 % of those
     without it pass 0.5, and until the five together add at most 2 % of those without blood to what "any" flags itself.
+    The offset of "any" is lowered until at most `false_share_of_any` of those without blood pass.
     """
     fitted, untold = [], (*expected, 0.0)
     for k, of_class in enumerate(features):
@@ -228,6 +240,8 @@ def fit_classes(
         known = said.any()
         fitted.append(_rounded(fit_logistic(of_class[said], shown[said, k], expected=expected)) if known else untold)
     bloodless = absent[:, 0]
+    allowed = _highest_offset(_evidence(features[0], fitted[0])[bloodless], int(false_share_of_any * bloodless.sum()))
+    fitted[0] = _rounded((*fitted[0][:-1], min(fitted[0][-1], allowed)))
     unflagged = bloodless & (_evidence(features[0], fitted[0]) + fitted[0][-1] < 0)
     for k in range(1, len(CLASSES)):
         if fitted[k] == untold or not np.isfinite(features[k]).all():

@@ -51,6 +51,8 @@ class Brain:
     infarcts: tuple[tuple[Point, float, float], ...]
     """(centre, radius mm, HU change)."""
     details: Details
+    nuclei: float
+    """How grey caudate, lentiform nucleus and thalamus are beside the cortex: they show by 3 to 10 HU."""
     vermis_hu: float
     """How much brighter the vermis of the cerebellum is than its hemispheres."""
     fold: WaveField
@@ -86,6 +88,7 @@ class Brain:
             leukoaraiosis_hu=-12 * max(0.0, age - 0.4) * rng.uniform(0, 1.6),
             infarcts=_old_infarcts(rng),
             details=Details.random(rng, age=age),
+            nuclei=rng.uniform(0.5, 1.2),
             vermis_hu=float(rng.uniform(0, 7)) if rng.random() < 0.6 else 0.0,
             fold=WaveField.random(rng, wavelength_mm=FOLD_WAVELENGTH_MM, spread=0.2, waves=64),
             folia=_layered(rng, wavelength_mm=FOLIA_WAVELENGTH_MM),
@@ -142,6 +145,8 @@ class BrainFields:
     tentorium: Float32Array
     """Distance to its sheet, signed: negative below; its reach is in it."""
     sinus: Float32Array
+    deep_grey: Float32Array
+    """How grey the nuclei deep in the brain are beside its cortex, 0 to a little over 1."""
     tissue_hu: Float32Array
     """What is added to white matter here: deep grey, brain stem and `change_hu`."""
     change_hu: Float32Array
@@ -167,6 +172,7 @@ def brain_fields(brain: Brain, lattice: Lattice, skull_points: Points, p: Points
     ventricle = _ventricles(brain, m, middle)
     change_hu = _changes(brain, lattice, (middle, y, z), ventricle)
     stem = _stem(m)
+    deep_grey = _nuclei(m)
     return BrainFields(
         ventricle=ventricle,
         cistern=_cisterns(brain, m),
@@ -176,7 +182,8 @@ def brain_fields(brain: Brain, lattice: Lattice, skull_points: Points, p: Points
         falx=_falx((falx_x, sy, sz), below),
         tentorium=tent,
         sinus=_sinuses(brain, skull_points),
-        tissue_hu=_deep_grey(brain, m) + change_hu,
+        deep_grey=np.asarray(brain.nuclei * deep_grey, np.float32),
+        tissue_hu=np.float32(brain.grey_over_white_hu) * (0.85 * deep_grey + 0.35 * share(stem, edge_mm=5)) + change_hu,
         change_hu=change_hu,
         cortex=np.asarray(1 - share(stem, edge_mm=4) * 0.9, np.float32),
         lower_stem=np.maximum(stem, z + np.float32(28)),
@@ -292,14 +299,12 @@ def _stem(m: Points) -> Float32Array:
     )
 
 
-def _deep_grey(brain: Brain, m: Points) -> Float32Array:
-    grey = brain.grey_over_white_hu
+def _nuclei(m: Points) -> Float32Array:
+    """How much of caudate, lentiform nucleus or thalamus there is, 0..1."""
     caudate = chain(m, [((14, -24, 6), 5.2), ((15, -8, 16), 3.2), ((20, 10, 20), 1.8)])
     lentiform = ellipsoid((m[0] - np.float32(0.12) * m[1], m[1], m[2]), (25, -2, 2), (7, 17, 9))
     thalamus = ellipsoid((m[0] - np.float32(0.25) * (m[1] - 10), m[1], m[2]), (10, 10, 6), (8, 13, 8.5))
-    deep = join(caudate, lentiform, thalamus)
-    hu = grey * 0.85 * share(deep, edge_mm=2.5)
-    return np.asarray(hu + 0.35 * grey * share(_stem(m), edge_mm=5), np.float32)
+    return share(join(caudate, lentiform, thalamus), edge_mm=2.5)
 
 
 def _changes(brain: Brain, lattice: Lattice, p: Points, ventricle: Float32Array) -> Float32Array:

@@ -357,7 +357,7 @@ def _folded(scene: _Scene, folds: Folds, tissue: Tissue) -> _Scene:
         subarachnoid=np.maximum(
             np.minimum(open_space, scene.brain_depth + np.float32(0.8)), np.float32(-1.5) - scene.brain_depth
         ),
-        cortex=tissue.grey,
+        cortex=np.maximum(folds.cortex(tissue.grey), scene.brain.deep_grey),
     )
 
 

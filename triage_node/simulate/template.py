@@ -75,6 +75,8 @@ class Folds:
     """Probability of tissue at the walls of the sulci: higher in shrunken brains."""
     steepness_mm: float
     """Millimetres from no tissue to tissue only."""
+    contrast: float
+    """How much steeper grey matter turns to white than in the template, which is a mean of many heads."""
 
     @classmethod
     def random(cls, rng: np.random.Generator, template: Template, *, age: float) -> Folds:
@@ -92,6 +94,7 @@ class Folds:
             fine_mm=rng.uniform(0.0, 1.2),
             wall=float(np.clip(0.28 + 0.4 * age + rng.normal(0, 0.07), 0.15, 0.72)),
             steepness_mm=rng.uniform(2.0, 4.0),
+            contrast=rng.uniform(1.0, 2.4),
         )
 
     def warped(self, p: Points, lattice: Lattice) -> Points:
@@ -108,6 +111,10 @@ class Folds:
     def tissue(self, p: Points, brain_depth: Float32Array) -> Tissue:
         """See sample_tissue."""
         return sample_tissue(self.template, p, brain_depth, seam_mm=_SEAM_MM[0] + self.wall * _SEAM_MM[1])
+
+    def cortex(self, grey: Float32Array) -> Float32Array:
+        """Share of grey matter, 0..1, from that of the template."""
+        return np.asarray(np.clip(0.5 + (grey - np.float32(0.5)) * np.float32(self.contrast), 0, 1), np.float32)
 
     def distance(self, brain: Float32Array, *, filled: bool = False) -> Float32Array:
         """Distance to the walls of the fluid spaces, mm, negative in fluid; blood that has `filled` them opens them."""
