@@ -23,8 +23,8 @@ VALIDATION_SEED = 60_000_000
 VALIDATION_SHARDS = 6
 ROOT = Path(__file__).parents[1]
 EXPERIMENT = ROOT / "models" / "default.train.toml"
-BEGAN_WITH = "ef9f3ca2acd907e4f88d5300c9ce0e2cdc85d8db"
-"""The commit whose default bundle, 0.3.0, the shipped one went on from."""
+BEGAN_WITH = "913b2a46dbc9ba2dd321773f74fcdd6f8d30b5dd"
+"""The commit whose default bundle, 0.4.0, the shipped one went on from."""
 
 
 def main() -> None:
@@ -73,10 +73,10 @@ def _earlier_weights() -> bytes:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, nargs="?", default=EXPERIMENT)
-    parser.add_argument("--shards", type=int, default=300, help="of 20 heads each; 7.2 GB for 300")
+    parser.add_argument("--shards", type=int, default=160, help="of 20 heads each; 4 GB for 160")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--real-negative", nargs="*", default=[], metavar="ORIGIN=DIR")
-    parser.add_argument("--version", default="0.4.0")
+    parser.add_argument("--version", default="0.4.1")
     return parser.parse_args()
 
 

@@ -31,14 +31,14 @@ SERIES = SeriesSettings(
     first_seed=1,
     tuning_first_seed=1000,
     with_template=0.0,
-    slices=(3, 3),
-    height_mm=(60.0, 60.0),
+    slices=(6, 6),
+    height_mm=(75.0, 75.0),
     thickness_mm=(5.0,),
     tilt_deg=(0.0,),
     field_of_view_mm=(240.0, 240.0),
     pixels=64,
     denser_half=(1.0,),
-    bleeds=((), ("subdural",)),
+    bleeds=((), ("intraparenchymal", "subdural")),
 )
 
 
