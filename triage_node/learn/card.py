@@ -28,9 +28,9 @@ subtypes, and whether subdural blood is chronic.
 Simulated heads only (`triage_node.simulate`, varied further by `learn/augment.py`): {training["slices_rendered"]}
 slices, {training["image_passes"]} image passes in {training["steps"]} steps, {training["wall_hours"]} hours
 {_before(training)}. The folds of three quarters of the brains are those of the MNI152 template (through nilearn); all
-else is functions of our own. **No real image, and so no real hemorrhage, was used in training.** The simulator was
-tuned while looking at the one real head below and its profile under the inner table; thresholds and calibration were
-not.
+else is functions of our own. **No real image, and so no real hemorrhage, was used in training.** Simulator
+and variation were tuned, and it was decided when to go on training, while looking at the one real head below and its
+profile under the inner table: what is said of that head is no test. Thresholds and calibration never saw it.
 
 ## Figures on simulated series
 {simulated["series"]} series that neither training nor tuning saw (`learn/test-series.toml`, frozen before training),
