@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import fields, replace
 
 import numpy as np
-import pytest
 
 from triage_node.domain import SUBTYPES
 from triage_node.simulate import SimulatedHead, SliceGeometry, axial_geometry, simulate_head
 from triage_node.simulate.details import Details, detail_fields, refined_details
 from triage_node.simulate.fields import Points
 from triage_node.simulate.geometry import Lattice, Refiner
+from triage_node.simulate.head import _random_head, _stands_out
 
 DETAILS = Details.random(np.random.default_rng(3), age=0.9)
 SELLA = Lattice(
@@ -47,11 +47,12 @@ def test_far_from_all_of_them_nothing_is_drawn() -> None:
 
 
 def test_a_sella_has_bone_and_arteries_where_a_head_without_them_has_fluid() -> None:
-    """The slice through the cisterns: more that is bright than in the same heads with nothing there."""
+    """The slice through the cisterns. Without details the medians of these heads are 4 and 0 pixels (measured)."""
     geometry = axial_geometry(slices=1, spacing_mm=3.0, rows=160, columns=160, pixel_spacing_mm=1.4, thickness_mm=1.0)
     geometry = replace(geometry, positions_mm=geometry.positions_mm + np.array([0.0, 0.0, -24.0]) - _middle(geometry))
-    bright = [np.count_nonzero(_cistern(_head(seed, geometry)) > 45) for seed in range(6)]
-    assert np.median(bright) > 5
+    cisterns = [_cistern(_head(seed, geometry)) for seed in range(6)]
+    assert np.median([np.count_nonzero(hu > 45) for hu in cisterns]) > 30
+    assert np.median([np.count_nonzero(hu > 100) for hu in cisterns]) > 5
     assert not _head(0, geometry).truth.any()
 
 
@@ -70,17 +71,25 @@ def _cistern(head: SimulatedHead) -> np.ndarray:
     return np.asarray(head.hu[0][rows[near], columns[near]])
 
 
-@pytest.mark.parametrize("subtype", [s for s in SUBTYPES if s != "intraventricular"])
-def test_labelled_blood_can_be_seen(subtype: str) -> None:
-    """In every head the median of what is labelled is another than that of the brain: brighter, or old and darker."""
-    geometry = axial_geometry(slices=9, spacing_mm=12.0, rows=96, columns=96, pixel_spacing_mm=2.3, thickness_mm=2.0)
-    differences = []
-    for seed in range(12):
-        head = simulate_head(
-            seed=900 + seed, subtypes=[subtype], geometry=geometry, noise_hu=0.0, measure_volumes=False
-        )
-        brain = (head.depth_mm > 8) & (head.truth == 0) & (head.hu > 18) & (head.hu < 70)
-        if (head.truth > 0).sum() > 20:
-            differences.append(float(np.median(head.hu[head.truth > 0]) - np.median(head.hu[brain])))
-    assert len(differences) > 6
-    assert min(np.abs(differences)) > 3
+def test_blood_can_be_told_from_what_it_lies_in() -> None:
+    """In every head and every piece: fresh blood from cortex or fluid, old blood from fluid and white matter."""
+    for seed in range(40):
+        head = _random_head(seed, SUBTYPES, None)
+        brain = head.brain
+        cortex_hu = brain.white_hu + brain.grey_over_white_hu
+        for piece in (one for lesion in head.lesions.values() for one in lesion.pieces):
+            beside_hu = brain.csf_hu + 18 if piece.subtype == "intraventricular" else cortex_hu + 10
+            assert piece.hu >= beside_hu - 1e-9
+            assert piece.second_hu >= brain.csf_hu + 6 - 1e-9
+            if piece.subtype == "subdural":
+                assert piece.second_hu <= max(brain.white_hu - 5, brain.csf_hu + 6) + 1e-9
+
+
+def test_blood_that_does_not_stand_out_is_drawn_and_not_labelled() -> None:
+    hu = np.full((9, 9), 30.0, np.float32)
+    hu[:, 3:6], hu[:, 6:] = 50.0, 85.0
+    brain = _random_head(1, (), None).brain
+    brain = replace(brain, white_hu=28.0)
+    deep, beside_bone = (np.full((9, 9), mm, np.float32) for mm in (20.0, 2.0))
+    assert _stands_out(hu, deep, brain)[4].tolist() == [False] * 2 + [True] * 7, "brighter than brain, 3 x 3 pixels"
+    assert _stands_out(hu, beside_bone, brain)[4].tolist() == [False] * 2 + [True] * 5 + [False] * 2

@@ -40,7 +40,7 @@ _OLD_OVER_FLUID_HU: Final = 6.0
 _OLD_UNDER_WHITE_HU: Final = 5.0
 _FRESH_OVER_GREY_HU: Final = 10.0
 _FRESH_OVER_FLUID_HU: Final = 18.0
-"""Without these a fifth of the slices with blood showed none to anybody, and taught that any slice may (measured)."""
+"""Without these a sixth of the slices with blood showed none to anybody, and taught that any slice may (measured)."""
 _WITH_MASS: Final = 0.1
 """Share of the heads without blood."""
 _HIDDEN_HU: Final = 150

@@ -11,7 +11,7 @@ and they are those of a usual head: in one whose cortex is brighter, blood is, t
 | intraparenchymal | 0.3 / 7.8 / 58.9 | 33 / 48 / 61 | 44-80 |
 | intraventricular | 0.1 / 2.5 / 18.6 | 26 / 39 / 56 | 36-74 |
 | subarachnoid | 0.1 / 0.8 / 4.6 | 31 / 43 / 58 | 46-74 |
-| subdural | 0.4 / 5.9 / 55.8 | 27 / 52 / 69 | 45-68; old 8-30 |
+| subdural | 0.4 / 5.9 / 55.8 | 27 / 52 / 69 | 48-72; old 6-24 |
 """
 
 from __future__ import annotations
