@@ -40,7 +40,8 @@ _OLD_OVER_FLUID_HU: Final = 6.0
 _OLD_UNDER_WHITE_HU: Final = 5.0
 _FRESH_OVER_GREY_HU: Final = 10.0
 _FRESH_OVER_FLUID_HU: Final = 18.0
-"""Without these a sixth of the slices with blood showed none to anybody, and taught that any slice may (measured)."""
+"""Part of why a sixth of the slices with blood showed none to anybody, which taught that any slice may bleed
+(measured: docs/lab-notebook.md)."""
 _WITH_MASS: Final = 0.1
 """Share of the heads without blood."""
 _HIDDEN_HU: Final = 150
