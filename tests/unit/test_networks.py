@@ -21,6 +21,7 @@ from triage_node.networks import (
 )
 from triage_node.networks.findings import BOX_CHANNELS, boxes_of
 from triage_node.networks.triagenet import EXTRA_AXIAL, INTRA_AXIAL, TriageNet, pixel_probabilities
+from triage_node.networks.widen import widened
 
 TINY = TriageNetConfig(base_width=4, levels=3, context_kernel_px=3, head_width=8)
 
@@ -131,6 +132,37 @@ def test_the_mask_has_a_vote_on_the_slice_where_the_bundle_gives_it_one(flagship
     surest = nn.functional.avg_pool2d(alone.pixels[:, 1:], 3, stride=1).amax(dim=(2, 3))
     assert torch.allclose(voted.slices[:, 1:] - alone.slices[:, 1:], 0.5 * torch.logit(surest, eps=1e-4), atol=1e-4)
     assert (voted.slices != alone.slices).all()
+
+
+def test_a_widened_network_says_the_same_and_all_of_it_can_learn() -> None:
+    narrow, wide = (TriageNet(TriageNetConfig(windows=2, patch_px=1, base_width=width)) for width in (4, 6))
+    for norm in (part for part in narrow.modules() if isinstance(part, nn.BatchNorm2d)):
+        nn.init.uniform_(norm.running_mean, -0.2, 0.2)
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+    wide.load_state_dict(widened(narrow.state_dict(), wide))
+    images = torch.rand(2, 4, 64, 64)
+    before, after = narrow.eval()(images), wide.eval()(images)
+    for name in before._fields:
+        assert torch.allclose(getattr(before, name), getattr(after, name), atol=1e-5), name
+
+    optimizer = torch.optim.AdamW(wide.parameters(), lr=0.01, weight_decay=0.0)
+    kept = {name: value.detach().clone() for name, value in wide.named_parameters()}
+    for _ in range(2):  # what nothing listens to has no gradient at the first step
+        logits = wide.train()(images)
+        optimizer.zero_grad()
+        torch.stack([part.square().mean() for part in logits]).sum().backward()
+        optimizer.step()
+    assert [name for name, value in wide.named_parameters() if torch.equal(value, kept[name])] == []
+    mean, maximum = wide.slice_head[0].weight[:, [4 * 8, 6 * 8 + 4 * 8]].T  # of the first new channel
+    assert mean.any() and maximum.any()
+
+
+def test_a_network_that_differs_in_more_is_not_widened() -> None:
+    narrow, wide = TriageNet(TriageNetConfig(base_width=4)), TriageNet(TriageNetConfig(base_width=6, levels=3))
+    with pytest.raises(ValueError, match="not the same"):
+        widened(narrow.state_dict(), wide)
+    with pytest.raises(ValueError, match="does not fit"):
+        widened(TriageNet(TriageNetConfig(base_width=8)).state_dict(), TriageNet(TriageNetConfig(base_width=6)))
 
 
 def test_extra_axial_blood_is_found_inside_the_skull_only() -> None:

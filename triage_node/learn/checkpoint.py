@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from triage_node.errors import ConfigError
-from triage_node.networks import NetworkConfig, network_of
+from triage_node.networks import NetworkConfig, TriageNet, network_of
+from triage_node.networks.widen import widened
 
 CHECKPOINT: Final = "checkpoint.safetensors"
 BEST: Final = "best.safetensors"
@@ -67,9 +68,17 @@ def load_checkpoint(path: Path, state: State) -> dict[str, Tensor]:
 
 
 def load_start(path: Path, state: State) -> None:
-    """Begin with the weights of a bundle, or with the averaged weights of another run."""
+    """Begin with the weights of a bundle, or with the averaged weights of another run.
+
+    The flagship takes those of a narrower one, too (networks.widen).
+    """
     tensors, _ = _read(path)
-    weights = _below(tensors, "ema.") or tensors
+    weights: Mapping[str, Tensor] = _below(tensors, "ema.") or tensors
+    if isinstance(state.network, TriageNet):
+        try:
+            weights = widened(weights, state.network)
+        except ValueError as error:
+            raise ConfigError(f"{path}: holds another network than [network] says ({error})") from error
     for network in (state.network, state.averaged):
         _load(network, weights, path)
 

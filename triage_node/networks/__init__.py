@@ -14,6 +14,7 @@ resnet50v2_yolo   ResNet-50 V2 with boxes
 double_branch     two branches, a detector for each kind of blood
 vgg16             VGG-16
 plain_cnn         a sequential CNN
+widen             the weights of a narrow flagship in a wide one
 """
 
 from __future__ import annotations

@@ -109,6 +109,16 @@ class TriageNet(nn.Module):
             nn.Linear(widths[0] + evidence, config.head_width), nn.ReLU(), nn.Linear(config.head_width, 1)
         )
 
+    @property
+    def input_groups(self) -> dict[str, tuple[tuple[int, ...], int]]:
+        """Of the weights that see several groups of channels: how wide those are, and how many inputs follow them."""
+        evidence = self.slice_evidence.in_features
+        shallow, deep = self.config.base_width, self.config.base_width * 2 ** (self.config.levels - 1)
+        return {
+            "slice_head.0.weight": ((deep, deep), evidence),
+            "chronic_head.0.weight": ((shallow,), evidence),
+        }
+
     def forward(self, images: Tensor) -> TriageLogits:
         """The logits of every head."""
         features = self._encode(functional.pixel_unshuffle(images, self.config.patch_px))
