@@ -30,7 +30,7 @@ from triage_node.infer.mask import native_mask
 from triage_node.infer.measure import volumes_ml
 from triage_node.infer.predict import Predictor
 from triage_node.infer.process import InferenceProcess
-from triage_node.infer.series import highest_slices, series_probabilities
+from triage_node.infer.series import highest_slices, series_probabilities, shown_subtypes
 from triage_node.infer.weights import WeightsNetwork
 from triage_node.learn.export import BundleSettings, write_bundle
 from triage_node.networks import TriageNet, TriageNetConfig, UNet, UNetConfig
@@ -361,11 +361,11 @@ def test_a_box_is_where_it_is_however_the_slices_are_stored(
     shares = np.array([20, 10, 40, 70], np.float32) / 96
     said[1, :, :4] = shares, shares + 0.01, np.array([0.5, 0.5, 0.6, 0.6])
     said[1, :, 4 + SUBTYPES.index("subdural")] = 0.8, 0.7, 0.04
-    found = native_boxes(said, placement, dict.fromkeys(CLASSES, 0.9), bundle)
+    found = native_boxes(said, placement, SUBTYPES, bundle)
     assert [(box.slice_index, box.subtype, round(box.probability, 2)) for box in found] == [(1, "subdural", 0.8)]
     beyond = said.copy()
     beyond[..., :4] = 1.0
-    assert native_boxes(beyond, placement, dict.fromkeys(CLASSES, 0.9), bundle) == ()  # nothing of it is left
+    assert native_boxes(beyond, placement, SUBTYPES, bundle) == ()  # nothing of it is left
     assert (found[0].left, found[0].top, found[0].right, found[0].bottom) == pytest.approx(edges, abs=1e-3)
 
 
@@ -455,6 +455,30 @@ def test_a_network_that_wants_neighbours_is_refused_without(tmp_path: Path) -> N
 def test_a_subtype_below_its_series_threshold_has_no_volume(tiny_bundle: Path) -> None:
     _edit("series_min_probability = 0.01", "series_min_probability = 0.9999")(tiny_bundle)
     assert Predictor(tiny_bundle).predict(_noise_volume()).volumes_ml["any"] == 0.0
+
+
+def test_a_flag_without_a_subtype_points_at_the_likeliest_that_was_seen(tiny_bundle: Path) -> None:
+    bundle = replace(load_bundle(tiny_bundle), series_min_probability=0.5)
+    torn: dict[str, float | None] = dict.fromkeys(CLASSES, 0.1)
+    torn |= {"any": 0.7, "epidural": 0.41, "subdural": 0.47, "subarachnoid": 0.49}
+    assert shown_subtypes(torn, ("epidural", "subdural"), bundle) == {"subdural"}
+    assert shown_subtypes(torn, (), bundle) == frozenset()
+    assert shown_subtypes({**torn, "any": 0.49}, SUBTYPES, bundle) == frozenset()
+    assert shown_subtypes({**torn, "epidural": 0.5}, SUBTYPES, bundle) == {"epidural"}
+    strict = replace(bundle, series_min_probability=0.9)
+    assert shown_subtypes({**torn, "epidural": 0.5}, SUBTYPES, strict) == frozenset(), "named, and not shown as asked"
+
+
+def test_what_is_shown_is_what_is_measured(tiny_bundle: Path) -> None:
+    """A series that is flagged without a subtype has a volume, of the likeliest."""
+    _edit("series_min_probability = 0.01", "series_min_probability = 0.5")(tiny_bundle)
+    settings = tiny_bundle / "bundle.toml"
+    weights = [f"{name} = [0.001, 0.001, {1.0 if name == 'any' else -0.1}]" for name in CLASSES]
+    settings.write_text("\n".join([settings.read_text(), "[series]", *weights]) + "\n")
+    said = Predictor(tiny_bundle, device="cpu").predict(_noise_volume())
+    assert all(0.4 < (said.probabilities[name] or 0) < 0.5 for name in SUBTYPES)
+    likeliest = max(SUBTYPES, key=lambda name: said.probabilities[name] or 0)
+    assert [name for name in CLASSES if said.volumes_ml[name]] == ["any", likeliest]
 
 
 def test_one_piece_of_extra_axial_blood_has_one_name(tiny_bundle: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container
 from typing import Final
 
 import numpy as np
@@ -16,22 +16,22 @@ _SAME: Final = 0.4
 
 
 def native_boxes(
-    boxes: Float32Array, placement: Placement, series: Mapping[str, float | None], bundle: Bundle
+    boxes: Float32Array, placement: Placement, shown: Container[str], bundle: Bundle
 ) -> tuple[SeenBox, ...]:
     """(slabs, k, 4 + 5) as in answer.Answer to boxes on every slice of a slab, the surest first.
 
-    Of subtypes that the series shows with at least `series_min_probability`, as in the mask.
+    Of the subtypes `shown`, as in the mask.
     """
-    shown = [name for name in bundle.outputs_subtypes if (series[name] or 0.0) >= bundle.series_min_probability]
+    names = [name for name in bundle.outputs_subtypes if name in shown]
     kept = {
         (slab, name): _distinct(said[:, :4], said[:, 4 + SUBTYPES.index(name)], bundle.box_min_probability)
         for slab, said in enumerate(boxes)
-        for name in shown
+        for name in names
     }
     found = [
         _native(edges, probability, name, placement, index)
         for index, slab in enumerate(placement.slab_of)
-        for name in shown
+        for name in names
         for edges, probability in kept[int(slab), name]
     ]
     inside = [box for box in found if box.right > box.left and box.bottom > box.top]

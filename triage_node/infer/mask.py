@@ -3,14 +3,14 @@
 Probabilities, not labels, are resampled, and only where blood is likely. A pixel is blood where the probability of any
 blood reaches the threshold of its likeliest subtype. A piece of extra-axial blood is all epidural or all subdural,
 whichever most of it was taken for: one bleed lies on one side of the dura. A subtype that the series does not show
-(`series_min_probability`) has no mask, so that the volumes never contradict the probabilities; specks below `speck_mm3`
+(series.shown_subtypes) has no mask, so that the volumes do not contradict the probabilities; specks below `speck_mm3`
 are dropped.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Final
 
 import numpy as np
@@ -48,11 +48,10 @@ def native_mask(probabilities: Float32Array, placement: Placement, volume: Volum
     return mask
 
 
-def shown_only(mask: UInt8Array, series: Mapping[str, float | None], bundle: Bundle) -> UInt8Array:
-    """The mask of the subtypes that the series shows: from `series_min_probability` on."""
-    shown = [(series[name] or 0.0) >= bundle.series_min_probability for name in SUBTYPES]
-    kept = np.array([0, *(label if show else 0 for label, show in enumerate(shown, start=1))], np.uint8)
-    if all(shown):
+def shown_only(mask: UInt8Array, shown: Container[str]) -> UInt8Array:
+    """The mask of the subtypes `shown`."""
+    kept = np.array([0, *(label if name in shown else 0 for label, name in enumerate(SUBTYPES, start=1))], np.uint8)
+    if kept[1:].all():
         return mask
     return np.stack([np.take(kept, labels) for labels in mask])  # indices of a whole volume would take 8 bytes a pixel
 

@@ -24,7 +24,13 @@ from triage_node.infer.examined import Examined, together
 from triage_node.infer.graph import GraphNetwork
 from triage_node.infer.mask import native_mask, shown_only
 from triage_node.infer.measure import volumes_ml
-from triage_node.infer.series import calibrated, series_probabilities, subdural_chronic, weights_for
+from triage_node.infer.series import (
+    calibrated,
+    series_probabilities,
+    shown_subtypes,
+    subdural_chronic,
+    weights_for,
+)
 from triage_node.infer.weights import WeightsNetwork
 from triage_node.skull import without_skull
 from triage_node.transforms import Placement, neighbour_indices, network_images, place_grid, to_grid
@@ -53,8 +59,11 @@ class Predictor:
         slices = calibrated(raw.logits, self.bundle)
         seen = self.seen_mask(raw, volume)
         weights = weights_for(self.bundle, len(raw.placement.slab_along_mm))
-        series = series_probabilities(slices, self._measured(seen, volume), weights)
-        mask = None if seen is None else shown_only(seen, series, self.bundle)
+        seen_ml = self._measured(seen, volume)
+        series = series_probabilities(slices, seen_ml, weights)
+        there = [name for name in self.bundle.outputs_subtypes if seen is None or seen_ml[name]]
+        shown = shown_subtypes(series, there, self.bundle)
+        mask = None if seen is None else shown_only(seen, shown)
         measured_ml = self._measured(mask, volume)
         return _finite(
             Prediction(
@@ -65,7 +74,7 @@ class Predictor:
                 volume_intervals_ml=self._intervals(measured_ml),
                 subdural_chronic=self._chronic(raw, slices, series, volume),
                 bundle=self.bundle.ref,
-                boxes=None if raw.boxes is None else native_boxes(raw.boxes, raw.placement, series, self.bundle),
+                boxes=None if raw.boxes is None else native_boxes(raw.boxes, raw.placement, shown, self.bundle),
                 timings_s={**raw.timings_s, "mask": perf_counter() - started},
             )
         )

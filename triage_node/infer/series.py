@@ -11,13 +11,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import numpy as np
 from scipy import special
 
-from triage_node.domain import CLASSES, OPERATING_POINT, Float32Array, Float64Array
+from triage_node.domain import CLASSES, OPERATING_POINT, SUBTYPES, Float32Array, Float64Array
 from triage_node.infer.bundle import CHRONIC, Bundle, SeriesWeights
 
 _SMOOTHING: Final = (0.25, 0.5, 0.25)
@@ -55,6 +55,20 @@ def series_probabilities(
         probabilities[name] = None if np.isnan(highest) else _sigmoid(np.array(evidence + weights[name].offset)).item()
     said = [probability for probability in probabilities.values() if probability is not None]
     return probabilities | {"any": max(said, default=None)}
+
+
+def shown_subtypes(series: Mapping[str, float | None], seen: Iterable[str], bundle: Bundle) -> frozenset[str]:
+    """Subtypes whose mask and boxes are shown: those that the series shows, from `series_min_probability` on.
+
+    Where it shows blood but no subtype, as when one bleed may be epidural or subdural, the likeliest of those `seen` is
+    shown: a flag points at something.
+    """
+    said = {name: series[name] or 0.0 for name in SUBTYPES}
+    shown = frozenset(name for name, probability in said.items() if probability >= bundle.series_min_probability)
+    flagged, named = (series["any"] or 0.0) >= OPERATING_POINT, max(said.values()) >= OPERATING_POINT
+    if named or not flagged:
+        return shown
+    return shown | frozenset(sorted(seen, key=lambda name: -said[name])[:1])
 
 
 def weights_for(bundle: Bundle, slabs: int) -> Mapping[str, SeriesWeights]:

@@ -79,7 +79,7 @@ class Brain:
             gap_spread_mm=rng.uniform(0.3, 1.8),
             lift_hu=float(rng.uniform(2, 20)) if rng.random() < 0.9 else 0.0,
             lift_tau_mm=rng.uniform(3, 12),
-            tail_hu=rng.uniform(18, 125),
+            tail_hu=rng.uniform(16, 108),
             sulcus_mm=float(np.clip(rng.normal(-0.3 + 1.3 * age, 0.3), -0.5, 1.6)),
             cistern_mm=float(rng.normal(-1.2 + 2.2 * age, 0.6)),
             ventricle_mm=float(np.clip(rng.normal(-1.0 + 3.2 * age, 0.9), -2.0, 6.0)),
