@@ -131,22 +131,29 @@ def test_a_test_series_is_the_same_each_time() -> None:
 
 def test_the_rim_profile_reads_hu_by_depth_from_bone() -> None:
     """A round skull, brighter by 10 HU for every millimetre towards the bone."""
+    profile = np.median(rim_profile(_round_head([75.0] * 10)), axis=0)[:, 1]
+    middles = np.array(DEPTHS_MM[1:-1]) + 0.5
+    assert np.allclose(profile[1:], 200 - 10 * middles, atol=8)
+
+
+def test_the_rim_profile_is_of_the_lower_vault() -> None:
+    """Not of the lower 42 % of the stack, nor of what shows less than 70 % of the widest slice."""
+    assert len(rim_profile(_round_head([75.0] * 10))) == 6
+    assert len(rim_profile(_round_head([75.0] * 7 + [66.0, 60.0, 50.0]))) == 4  # 66 mm: 77 %, 60 mm: 64 %
+
+
+def _round_head(inside_mm: Sequence[float]) -> Volume:
+    """A skull of 8 mm round each of the radii; inside it 200 HU at the bone, and 10 less for every millimetre."""
     at = (np.arange(220) - 109.5) * 1.0
-    radius = np.hypot(at[:, None], at[None, :])
-    depth = 75.0 - radius
-    hu = np.where(depth > 0, 200 - 10 * depth, np.where(depth > -8, 1000, -1000)).astype(np.int16)
-    count = 10
-    volume = Volume(
-        hu=np.stack([hu] * count),
+    depth = np.array(inside_mm)[:, None, None] - np.hypot(at[:, None], at[None, :])
+    return Volume(
+        hu=np.where(depth > 0, 200 - 10 * depth, np.where(depth > -8, 1000, -1000)).astype(np.int16),
         sop_uids=(),
         paths=(),
-        positions_mm=np.array([[0.0, 0.0, 5.0 * k] for k in range(count)]),
+        positions_mm=np.array([[0.0, 0.0, 5.0 * k] for k in range(len(inside_mm))]),
         orientation=np.eye(3)[:2],
         pixel_spacing_mm=(1.0, 1.0),
-        weights_mm=np.full(count, 5.0),
+        weights_mm=np.full(len(inside_mm), 5.0),
         tilt_deg=0.0,
         header={},
     )
-    profile = np.median(rim_profile(volume), axis=0)[:, 1]
-    middles = np.array(DEPTHS_MM[1:-1]) + 0.5
-    assert np.allclose(profile[1:], 200 - 10 * middles, atol=8)

@@ -395,6 +395,18 @@ def test_training_can_start_from_the_weights_of_another_run(config: TrainConfig,
     assert torch.equal(first["ema.pixels.weight"], second["net.pixels.weight"])
 
 
+def test_training_can_start_from_the_weights_of_a_narrower_network(config: TrainConfig, tmp_path: Path) -> None:
+    train(config)
+    wide = replace(NETWORK, base_width=6)
+    after = replace(config, network=wide, run=tmp_path / "after", start_from=config.run / CHECKPOINT, learning_rate=0.0)
+    train(replace(after, ema=0.0))
+    narrow, wider = weights(config.run)["ema.pixels.weight"], weights(after.run)["net.pixels.weight"]
+    assert torch.equal(narrow, wider[:, :4])
+    assert not wider[:, 4:].any()
+    with pytest.raises(ConfigError, match=r"holds another network than \[network\] says \(.*does not fit"):
+        train(replace(config, run=tmp_path / "narrow", start_from=after.run / CHECKPOINT))
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(config: TrainConfig) -> None:
     with pytest.raises(TrainingError, match=r"the loss of step 1 is .*learning_rate"):
         train(replace(config, learning_rate=1e30))

@@ -41,7 +41,7 @@ from triage_node.learn.record import read_record
 from triage_node.learn.rim import median_profile, plot_profiles, rim_profile
 from triage_node.transforms import Stack
 
-TUNING_SERIES: Final = 72
+TUNING_SERIES: Final = 144
 TEST_SERIES: Final = 96
 _STACK: Final = Stack(neighbours=True)
 _PREVALENCE: Final = 0.1

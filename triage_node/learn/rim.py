@@ -25,21 +25,25 @@ PROFILE_GRID: Final = Grid(size_px=220, spacing_mm=0.99)
 DEPTHS_MM: Final = tuple(range(11))
 """Edges of the depth bins: 0-1, 1-2 ... 9-10 mm."""
 PERCENTILES: Final = (10, 50, 90)
-_LEAST_INSIDE_MM2: Final = 6000.0
-"""Slices that show less of the inside of the skull are not measured: vertex and neck."""
-_SHARES: Final = (0.42, 0.92)
-"""Of the stack, by slices from the feet: above the skull base, below the vertex."""
+_ABOVE_BASE: Final = 0.42
+"""Share of the stack, by slices from the feet, that is left out: neck and skull base."""
+_LEAST_INSIDE: Final = 0.7
+"""Of the widest slice. Above, slices cut the vault aslant and the rim grows (of the real head from 140 HU in the first
+millimetre to 190 at the vertex); stacks differ in how much of that they hold, and heads are compared at one level."""
 
 
 def rim_profile(volume: Volume, truth: UInt8Array | None = None) -> Float32Array:
-    """(slices, depths, percentiles) float32: HU in each depth bin of the slices of the vault without blood.
+    """(slices, depths, percentiles) float32: HU in each depth bin of the slices of the lower vault without blood.
 
-    Slices of the lower 42 % and the upper 8 % of the stack, and those that `truth` calls bloody, are left out.
+    Slices of the lower 42 % of the stack, those that show less than 70 % of the widest inside of the skull above them,
+    and those that `truth` calls bloody, are left out.
     """
-    hu = to_grid(volume.hu, place_grid(volume, PROFILE_GRID))
-    low, high = (round(share * len(hu)) for share in _SHARES)
-    chosen = [k for k in range(low, high) if truth is None or not truth[k].any()]
-    profiles = [_slice_profile(hu[k]) for k in chosen]
+    hu = to_grid(volume.hu, place_grid(volume, PROFILE_GRID))[round(_ABOVE_BASE * len(volume.hu)) :]
+    bloodless = np.ones(len(hu), bool) if truth is None else ~truth[-len(hu) :].any(axis=(1, 2))
+    depths_mm = [_depth_mm(image, PROFILE_GRID.spacing_mm) for image in hu]
+    inside = np.array([np.count_nonzero(depth) for depth in depths_mm])
+    chosen = np.flatnonzero(bloodless & (inside >= _LEAST_INSIDE * inside.max()) & (inside > 0))
+    profiles = [_slice_profile(hu[k], depths_mm[k]) for k in chosen]
     found = [profile for profile in profiles if profile is not None]
     return np.stack(found) if found else np.zeros((0, len(DEPTHS_MM) - 1, len(PERCENTILES)), np.float32)
 
@@ -65,10 +69,7 @@ def plot_profiles(real: Float32Array, simulated: Float32Array, path: Path) -> No
     figure.savefig(path, dpi=120)
 
 
-def _slice_profile(hu: Float32Array) -> Float32Array | None:
-    depth = _depth_mm(hu, PROFILE_GRID.spacing_mm)
-    if np.count_nonzero(depth) * PROFILE_GRID.spacing_mm**2 < _LEAST_INSIDE_MM2:
-        return None
+def _slice_profile(hu: Float32Array, depth: Float32Array) -> Float32Array | None:
     bins = [hu[(depth > low) & (depth <= high)] for low, high in pairwise(DEPTHS_MM)]
     if any(len(values) < 20 for values in bins):
         return None
