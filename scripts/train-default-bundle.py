@@ -20,11 +20,11 @@ from triage_node.learn.train import train
 
 TRAINING_SEED = 70_000_000
 VALIDATION_SEED = 60_000_000
-VALIDATION_SHARDS = 6
+VALIDATION_SHARDS = 12
 ROOT = Path(__file__).parents[1]
 EXPERIMENT = ROOT / "models" / "default.train.toml"
-BEGAN_WITH = "5bdf85f7b8caac3a1a56ba66f46a28f6200806c8"
-"""The commit whose default bundle, 0.4.1, the shipped one went on from: half as wide."""
+BEGAN_WITH = "913b2a46dbc9ba2dd321773f74fcdd6f8d30b5dd"
+"""The commit whose default bundle, 0.4.0, the shipped one went on from."""
 
 
 def main() -> None:
@@ -76,7 +76,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--shards", type=int, default=160, help="of 20 heads each; 4 GB for 160")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--real-negative", nargs="*", default=[], metavar="ORIGIN=DIR")
-    parser.add_argument("--version", default="0.5.0")
+    parser.add_argument("--version", default="0.4.2")
     return parser.parse_args()
 
 

@@ -143,11 +143,11 @@ def test_the_rim_profile_is_of_the_lower_vault() -> None:
 
 
 def _round_head(inside_mm: Sequence[float]) -> Volume:
-    """A skull of 8 mm round each of the radii; inside it 200 HU at the bone, and 10 less for every millimetre."""
+    """A skull of 8 mm round each of the radii; inside it 200 HU at the bone, 10 less for every millimetre, least 20."""
     at = (np.arange(220) - 109.5) * 1.0
     depth = np.array(inside_mm)[:, None, None] - np.hypot(at[:, None], at[None, :])
     return Volume(
-        hu=np.where(depth > 0, 200 - 10 * depth, np.where(depth > -8, 1000, -1000)).astype(np.int16),
+        hu=np.where(depth > 0, np.maximum(200 - 10 * depth, 20), np.where(depth > -8, 1000, -1000)).astype(np.int16),
         sop_uids=(),
         paths=(),
         positions_mm=np.array([[0.0, 0.0, 5.0 * k] for k in range(len(inside_mm))]),

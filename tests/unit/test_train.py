@@ -395,6 +395,19 @@ def test_training_can_start_from_the_weights_of_another_run(config: TrainConfig,
     assert torch.equal(first["ema.pixels.weight"], second["net.pixels.weight"])
 
 
+def test_a_share_of_the_start_can_be_left_in_what_a_run_gives(config: TrainConfig, tmp_path: Path) -> None:
+    train(config)
+    after = replace(config, run=tmp_path / "after", start_from=config.run / CHECKPOINT, steps=2)
+    train(after)
+    start, end = (averaged_network(each.run, NETWORK)[0].state_dict() for each in (config, after))
+    between, step = averaged_network(after.run, NETWORK, 0.25)
+    assert step == 2
+    for name, value in between.state_dict().items():
+        if value.is_floating_point():
+            assert torch.allclose(value, 0.25 * start[name] + 0.75 * end[name], atol=1e-6), name
+    assert not torch.equal(start["pixels.weight"], end["pixels.weight"])
+
+
 def test_training_can_start_from_the_weights_of_a_narrower_network(config: TrainConfig, tmp_path: Path) -> None:
     train(config)
     wide = replace(NETWORK, base_width=6)
@@ -511,6 +524,7 @@ def test_an_experiment_file_names_its_network(tmp_path: Path) -> None:
         ("[augment]\nspots_mm = [1.0]", r"augment.spots_mm must be .*, not \[1.0\]"),
         ("[grid]\nsize_px = 100\nspacing_mm = 2.0", "a grid of 100 px; write a multiple of 16"),
         ("steps = = 5", "is not valid TOML"),
+        ("start_share = 0.5", "start_share is of the weights of start_from; write that, too"),
         ('[images]\nwindows = ["lung"]', r"\[images\] no window 'lung'; there are: brain, subdural, stroke, bone"),
         ('[images]\nwindows = ["brain"]', r"\[images\] gives 1 window\(s\); write \[network\] windows = 1"),
         ("[images]\nsigmoid = 1", "images.sigmoid must be bool, not 1"),

@@ -32,7 +32,7 @@ def make_bundle(
     What the network does not give, or was not taught, or cannot be calibrated, the bundle does not promise. `told_of`
     says what the tuning heads are, `trained_on` in a sentence what the network was trained on.
     """
-    network, _ = averaged_network(config.run, config.network)
+    network, _ = averaged_network(config.run, config.network, config.start_share)
     bare = replace(_taught(_settings(network, config), read_record(config.run)), trained_on=trained_on)
     draft = config.run / "draft"
     shutil.rmtree(draft, ignore_errors=True)

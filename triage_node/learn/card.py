@@ -61,7 +61,7 @@ Alerts by the default rules, in 100 studies of which {100 * metrics["alerts"][0]
 {_negatives(metrics["real_negatives"])}
 False subdural or epidural area in a slice, without the series gate: {_rims(metrics)}.
 
-![under the inner table](figures/rim.png)
+![under the inner table, lower vault](figures/rim.png)
 
 ## What is not known, and what it must not be used for
 - Sensitivity for real hemorrhage: no labelled real hemorrhage was at hand. Do not assume it.

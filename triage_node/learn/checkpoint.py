@@ -17,6 +17,8 @@ from triage_node.networks import NetworkConfig, TriageNet, network_of
 from triage_node.networks.widen import widened
 
 CHECKPOINT: Final = "checkpoint.safetensors"
+START: Final = "start.safetensors"
+"""The weights that a run began with, widened if they were narrower."""
 BEST: Final = "best.safetensors"
 """The averaged weights of the best validation."""
 NEVER: Final = float("inf")
@@ -46,8 +48,8 @@ def save_checkpoint(path: Path, state: State, scores: Mapping[str, Tensor]) -> N
     _write(path, tensors, {key: str(value) for key, value in told.items()})
 
 
-def save_best(path: Path, state: State) -> None:
-    """The averaged weights alone."""
+def save_averaged(path: Path, state: State) -> None:
+    """The averaged weights alone: the best ones, or those of the start."""
     tensors = {f"ema.{key}": value for key, value in state.averaged.state_dict().items()}
     _write(path, tensors, {"step": str(state.step)})
 
@@ -83,13 +85,24 @@ def load_start(path: Path, state: State) -> None:
         _load(network, weights, path)
 
 
-def averaged_network(run: Path, config: NetworkConfig) -> tuple[nn.Module, int]:
-    """The averaged network of the best validation of a run, else of its last checkpoint, and its step."""
+def averaged_network(run: Path, config: NetworkConfig, start_share: float = 0.0) -> tuple[nn.Module, int]:
+    """The averaged network of the best validation of a run, else of its last checkpoint, and its step.
+
+    With `start_share` the mean of it and of the weights that the run began with; see TrainConfig.
+    """
     path = run / BEST if (run / BEST).exists() else run / CHECKPOINT
     tensors, told = _read(path)
+    weights = _below(tensors, "ema.")
+    if start_share:
+        start, _ = _read(run / START)
+        weights = {key: _between(value, start[f"ema.{key}"], start_share) for key, value in weights.items()}
     network = network_of(config)
-    _load(network, _below(tensors, "ema."), path)
+    _load(network, weights, path)
     return network.eval(), int(told["step"])
+
+
+def _between(end: Tensor, start: Tensor, start_share: float) -> Tensor:
+    return torch.lerp(end, start, start_share) if end.is_floating_point() else end
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], told: dict[str, str]) -> None:

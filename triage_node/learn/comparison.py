@@ -42,7 +42,7 @@ def judge(config: TrainConfig, bundle: Path, heads: Path) -> dict[str, Any]:
     """
     report = evaluate(Question(kind="shards", root=heads, bundle=str(bundle), device="cpu")).report
     record = read_record(config.run)
-    network, best_step = averaged_network(config.run, config.network)
+    network, best_step = averaged_network(config.run, config.network, config.start_share)
     segmentation = {name: (of_class or {}).get("segmentation") for name, of_class in report["metrics"].items()}
     return {
         "parameters": sum(weight.numel() for weight in network.parameters()),

@@ -55,6 +55,9 @@ class TrainConfig:
     """Folder of shards that training never sees; without it there is no early stop."""
     start_from: Path | None = None
     """Weights to begin with: a safetensors file of a bundle or of another run."""
+    start_share: float = 0.0
+    """Of the weights in what the run gives: their mean with those of the start may hold better on what training did not
+    show (Wortsman and others, arXiv 2109.01903; measured: docs/lab-notebook.md)."""
     batch: int = 16
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.01
@@ -96,6 +99,8 @@ def read_config(path: Path) -> TrainConfig:
         raise ConfigError(f"{path}: is not valid TOML ({error})") from error
     config: TrainConfig = _built(TrainConfig, values, path, "")
     _check_images(config, path)
+    if config.start_share and config.start_from is None:
+        raise ConfigError(f"{path}: start_share is of the weights of start_from; write that, too, or remove it")
     for grid in {config.grid_at(0), config.grid_at(config.steps)}:
         if grid.size_px % config.network.multiple_px:
             raise ConfigError(f"{path}: a grid of {grid.size_px} px; write a multiple of {config.network.multiple_px}")

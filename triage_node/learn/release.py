@@ -65,7 +65,7 @@ def release(
     model card says of their origin and licence. Series are rendered once, beside the run. `series` are drawn in place
     of the frozen ones for a trial: what the card says of learn/test-series.toml does not hold then.
     """
-    network, step = averaged_network(config.run, config.network)
+    network, step = averaged_network(config.run, config.network, config.start_share)
     draft, heads = config.run / "draft", config.run.parent / "held-out"
     shutil.rmtree(draft, ignore_errors=True)
     bare = BundleSettings(

@@ -63,7 +63,9 @@ def plot_profiles(real: Float32Array, simulated: Float32Array, path: Path) -> No
     for k, percentile in enumerate(PERCENTILES):
         (line,) = axes.plot(middles, real[:, k], label=f"real, {percentile}th percentile")
         axes.plot(middles, simulated[:, k], "--", color=line.get_color(), label=f"simulated, {percentile}th percentile")
-    axes.set(xlabel="depth below the inner table, mm", ylabel="HU", ylim=(0, 250), title="Under the inner table")
+    axes.set(
+        xlabel="depth below the inner table, mm", ylabel="HU", ylim=(0, 250), title="Under the inner table, lower vault"
+    )
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=120)

@@ -26,10 +26,11 @@ from triage_node.learn.augment import AugmentConfig, Views, augment
 from triage_node.learn.checkpoint import (
     BEST,
     CHECKPOINT,
+    START,
     State,
     load_checkpoint,
     load_start,
-    save_best,
+    save_averaged,
     save_checkpoint,
 )
 from triage_node.learn.curves import CURVES, draw_curves
@@ -100,6 +101,7 @@ class _Run:
             self._pool.restore_scores(load_checkpoint(config.run / CHECKPOINT, self.state))
         elif config.start_from:
             load_start(config.start_from, self.state)
+            save_averaged(config.run / START, self.state)
         self._record = Record.open(config, self._device, self._dtype, self.state.step)
         self._kept_at = self.state.step
         self._bar: tqdm | None = None
@@ -207,7 +209,7 @@ class _Run:
         self._record.note_validation(self.state.step, grid.size_px, means)
         if grid == config.grid and means["total"] < self.state.best_loss:
             self.state.best_loss, self.state.best_step = means["total"], self.state.step
-            save_best(config.run / BEST, self.state)
+            save_averaged(config.run / BEST, self.state)
 
 
 # ---------------------------------------------------------------- parts of a step
