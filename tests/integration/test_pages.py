@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
 from tests.bands import write_band_bundle, write_head
 from tests.browser import chromium, visit, visitor, without_scripts
@@ -116,8 +116,14 @@ def test_the_link_of_the_command_lets_in_to_a_list_that_says_what_to_read_first(
 
 def test_the_urgent_study_opens_with_its_picture_its_slices_and_its_segments(context: BrowserContext) -> None:
     page, watched = visit(context, "/")
+    held: list[Route] = []
+    # the slices may come before anybody has looked at the picture
+    page.route("**/ct.nii.gz", lambda route: held.append(route))
     page.locator("tbody tr").first.locator("a.open").click()
     expect(page.locator("#picture")).to_be_visible()
+    page.unroute("**/ct.nii.gz")
+    for route in held:
+        route.continue_()
     expect(page.locator("body[data-viewer=ready]")).to_be_visible()
     canvas, at = page.locator("#canvas"), page.locator("#slice")
     assert greenish(canvas.screenshot()) > 50
