@@ -135,6 +135,7 @@ def test_the_mask_has_a_vote_on_the_slice_where_the_bundle_gives_it_one(flagship
 
 
 def test_a_widened_network_says_the_same_and_all_of_it_can_learn() -> None:
+    torch.manual_seed(0)
     narrow, wide = (TriageNet(TriageNetConfig(windows=2, patch_px=1, base_width=width)) for width in (4, 6))
     for norm in (part for part in narrow.modules() if isinstance(part, nn.BatchNorm2d)):
         nn.init.uniform_(norm.running_mean, -0.2, 0.2)
@@ -163,6 +164,11 @@ def test_a_network_that_differs_in_more_is_not_widened() -> None:
         widened(narrow.state_dict(), wide)
     with pytest.raises(ValueError, match="does not fit"):
         widened(TriageNet(TriageNetConfig(base_width=8)).state_dict(), TriageNet(TriageNetConfig(base_width=6)))
+    wide = TriageNet(TriageNetConfig(base_width=6))
+    for other in ({"windows": 2}, {"context_kernel_px": 3}, {"head_width": 8}, {"windows": 4}):
+        differs = TriageNet(TriageNetConfig(**{"base_width": 4, **other}))
+        with pytest.raises(ValueError, match=r"weight is \(.*\), not \("):
+            widened(differs.state_dict(), wide)
 
 
 def test_extra_axial_blood_is_found_inside_the_skull_only() -> None:

@@ -7,6 +7,7 @@ does not listen to them yet (weights of 0), and learns to.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -20,15 +21,19 @@ def widened(narrow: Mapping[str, Tensor], network: TriageNet) -> dict[str, Tenso
 
     ValueError where it differs in more.
     """
-    wide = network.state_dict()
-    if set(narrow) != set(wide):
+    wide, first = network.state_dict(), narrow.get("encoder.0.enter.weight")
+    if set(narrow) != set(wide) or first is None:
         raise ValueError("the parts of the networks are not the same")
+    if len(first) > network.config.base_width:
+        raise ValueError(f"base_width {len(first)} does not fit into {network.config.base_width}")
+    like = TriageNet(replace(network.config, base_width=len(first))).state_dict()
+    other = next((key for key, value in like.items() if value.shape != narrow[key].shape), None)
+    if other is not None:
+        raise ValueError(f"{other} is {tuple(narrow[other].shape)}, not {tuple(like[other].shape)}")
     return {key: _filled(key, narrow[key], fresh, network) for key, fresh in wide.items()}
 
 
 def _filled(key: str, old: Tensor, fresh: Tensor, network: TriageNet) -> Tensor:
-    if old.dim() != fresh.dim() or any(few > many for few, many in zip(old.shape, fresh.shape, strict=True)):
-        raise ValueError(f"{key}: {tuple(old.shape)} does not fit into {tuple(fresh.shape)}")
     if old.shape == fresh.shape:
         return old.to(fresh.dtype)
     filled, rows = fresh.clone(), len(old)
