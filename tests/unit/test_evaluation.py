@@ -27,7 +27,7 @@ from triage_node.learn.evaluation.judgement import Failure, Judgement
 from triage_node.learn.evaluation.labels import read_labels
 from triage_node.learn.evaluation.nifti import nifti_labels, nifti_volume
 from triage_node.learn.evaluation.overlap import Overlap
-from triage_node.learn.evaluation.report import confusion, summarize, table
+from triage_node.learn.evaluation.report import confusion, found_by_volume, summarize, table
 from triage_node.learn.evaluation.segmentation import seg_mask
 from triage_node.learn.evaluation.volumes import OWN_LABELS, find_series, parse_mask_labels, read_case
 from triage_node.learn.heldout import frozen_settings, series_geometry
@@ -346,6 +346,27 @@ def test_masks_tell_of_a_class_where_no_case_has_a_label(tmp_path: Path) -> None
     }
     assert "0.500" in table(head | report)
     assert [line.rpartition("/")[2] for line in write_figures(tmp_path, report, cases)] == ["volumes.png"]
+
+
+def test_what_is_found_is_told_by_the_volume_of_what_bled() -> None:
+    def of(true_ml: float, said: float) -> Judgement:
+        overlap = Overlap(both_px=1, seen_px=1, true_px=1, seen_ml=true_ml, true_ml=true_ml)
+        return replace(judged("a", {"any": True}, overlap), scores=dict.fromkeys(CLASSES, said))
+
+    unsaid = replace(of(3.0, 0.9), labels=dict.fromkeys(CLASSES, None))
+    report = summarize([of(0.4, 0.2), of(1.0, 0.5), of(4.9, 0.49), of(80.0, 0.9), judged("b", {}), unsaid], [])
+    assert [(row["found"], row["cases"]) for row in report["metrics"]["any"]["by_volume"]] == [
+        (0, 1),
+        (1, 2),
+        (0, 0),
+        (1, 1),
+    ]
+    assert report["metrics"]["epidural"]["by_volume"] is None
+    assert found_by_volume(report["metrics"]) == [
+        ["class", "below 1 mL", "1 to 5 mL", "5 to 20 mL", "from 20 mL"],
+        ["any", "0 of 1", "1 of 2", "0 of 0", "1 of 1"],
+    ]
+    assert found_by_volume(summarize([judged("a", {})], [])["metrics"]) == []
 
 
 # ---------------------------------------------------------------- without the extra

@@ -30,7 +30,7 @@ from triage_node.infer.mask import native_mask
 from triage_node.infer.measure import volumes_ml
 from triage_node.infer.predict import Predictor
 from triage_node.infer.process import InferenceProcess
-from triage_node.infer.series import highest_slices, series_probabilities, shown_subtypes
+from triage_node.infer.series import calibrated, highest_slices, in_series, series_probabilities, shown_subtypes
 from triage_node.infer.weights import WeightsNetwork
 from triage_node.learn.export import BundleSettings, write_bundle
 from triage_node.networks import TriageNet, TriageNetConfig, UNet, UNetConfig
@@ -406,7 +406,7 @@ def test_a_network_sees_the_neighbours_and_nothing_beyond(tmp_path: Path) -> Non
     predictor = Predictor(_write_stacked_bundle(tmp_path / "b", Stack(neighbours=True)), device="cpu")
     volume, brighter = _noise_volume(), _noise_volume()
     brighter.hu[5, 10:80, 15:85] = 80
-    before, after = (predictor.predict(each).slice_probabilities for each in (volume, brighter))
+    before, after = (predictor.examine(each).logits for each in (volume, brighter))
     changed = np.flatnonzero((before != after).any(axis=1))
     np.testing.assert_array_equal(changed, [4, 5, 6])
 
@@ -416,9 +416,9 @@ def test_a_single_slice_is_its_own_neighbour(tmp_path: Path) -> None:
     three = _noise_volume(3)
     three.hu[[0, 2]] = three.hu[1]
     alone = replace(three, hu=three.hu[:1], positions_mm=three.positions_mm[:1], weights_mm=np.array([5.0]))
-    said, expected = (predictor.predict(volume).slice_probabilities for volume in (alone, three))
+    said, expected = (predictor.examine(volume).logits for volume in (alone, three))
     assert said.shape == (1, 6)
-    np.testing.assert_allclose(said[0], expected[1], atol=1e-5)
+    np.testing.assert_allclose(said[0], expected[1], atol=1e-4)
 
 
 def test_left_and_right_are_alike_to_a_mirrored_bundle(tmp_path: Path) -> None:
@@ -528,7 +528,33 @@ def test_a_lone_slice_makes_its_series_as_probable_as_itself(tiny_bundle: Path) 
     said, of_stack = predictor.predict(lone), predictor.predict(stack)
     of_slice = dict(zip(CLASSES, said.slice_probabilities[0], strict=True))
     assert said.probabilities == pytest.approx(of_slice, abs=1e-6)
-    assert (of_stack.probabilities["subdural"] or 0) < 0.5 * highest_slices(of_stack.slice_probabilities)[5]
+    seen_alone = calibrated(predictor.examine(stack).logits, predictor.bundle)
+    assert (of_stack.probabilities["subdural"] or 0) < 0.5 * highest_slices(seen_alone)[5]
+    assert 0 < of_stack.slice_probabilities[:, 5].max() <= (of_stack.probabilities["subdural"] or 0) + 1e-6
+
+
+def test_a_slice_shows_nothing_that_its_series_does_not() -> None:
+    alone = np.array([[0.9, 0.1, 0.2, 0.1, 0.1, 0.8], [0.6, 0.1, 0.1, 0.1, 0.6, 0.5]], np.float32)
+    flagged = {**dict.fromkeys(CLASSES, 0.3), "any": 0.7, "subarachnoid": 0.7}
+    said = in_series(alone, flagged)
+    np.testing.assert_array_equal(said[:, :5], alone[:, :5])
+    assert said[0, 5] == pytest.approx(0.3), "the surest slice is as sure as the series"
+    odds = said[:, 5] / (1 - said[:, 5])
+    assert odds[0] / odds[1] == pytest.approx(4.0), "and the others keep their odds beside it"
+
+    silent = in_series(alone, dict.fromkeys(CLASSES, 0.3))
+    assert silent.max() == pytest.approx(0.3)
+    assert silent.dtype == np.float32
+    assert (silent[:, 0] >= silent[:, 1:].max(axis=1)).all()
+    assert silent[0, 0] > silent[1, 0], "the order stays"
+
+
+def test_of_what_a_bundle_does_not_output_no_slice_says_anything() -> None:
+    alone = np.full((3, 6), 0.6, np.float32)
+    alone[:, 2] = np.nan
+    said = in_series(alone, {**dict.fromkeys(CLASSES, 0.2), "intraparenchymal": None})
+    assert np.isnan(said[:, 2]).all()
+    assert np.delete(said, 2, axis=1) == pytest.approx(0.2)
 
 
 def test_a_volume_comes_with_the_interval_of_the_bundle(tiny_bundle: Path) -> None:

@@ -26,6 +26,7 @@ from triage_node.infer.mask import native_mask, shown_only
 from triage_node.infer.measure import volumes_ml
 from triage_node.infer.series import (
     calibrated,
+    in_series,
     series_probabilities,
     shown_subtypes,
     subdural_chronic,
@@ -56,11 +57,12 @@ class Predictor:
         """
         raw = self.examine(volume)
         started = perf_counter()
-        slices = calibrated(raw.logits, self.bundle)
+        seen_alone = calibrated(raw.logits, self.bundle)
         seen = self.seen_mask(raw, volume)
         weights = weights_for(self.bundle, len(raw.placement.slab_along_mm))
         seen_ml = self._measured(seen, volume)
-        series = series_probabilities(slices, seen_ml, weights)
+        series = series_probabilities(seen_alone, seen_ml, weights)
+        slices = in_series(seen_alone, series)
         there = [name for name in self.bundle.outputs_subtypes if seen is None or seen_ml[name]]
         shown = shown_subtypes(series, there, self.bundle)
         mask = None if seen is None else shown_only(seen, shown)

@@ -5,6 +5,7 @@
   slice at odds four times worse: a slice that stands alone among others gives evidence of 0.5 from 0.8 on.
 - How probable the series is follows from that and from the volume that the mask would have, by weights of the bundle
   for each subtype, so that one weak subtype does not spoil the others. "any" is never less than its subtypes.
+- A slice shows nothing that its series does not: where the series is below the operating point, so are its slices.
 - A series of one slab has what its slice has: the weights are those of whole heads (`weights_for`).
 """
 
@@ -55,6 +56,22 @@ def series_probabilities(
         probabilities[name] = None if np.isnan(highest) else _sigmoid(np.array(evidence + weights[name].offset)).item()
     said = [probability for probability in probabilities.values() if probability is not None]
     return probabilities | {"any": max(said, default=None)}
+
+
+def in_series(slices: Float32Array, series: Mapping[str, float | None]) -> Float32Array:
+    """`slices` (slices, 6) as of `calibrated`, which saw one slice at a time, as said of slices of this series.
+
+    What a slice shows its series shows, too. Where the series says a class is not there (below OPERATING_POINT), the
+    log-odds of all slices are lowered alike, until the surest slice is no surer than the series; their order stays.
+    """
+    said = slices.copy()
+    for column, name in enumerate(CLASSES):
+        probability, highest = series[name], float(slices[:, column].max())
+        if probability is not None and probability < min(OPERATING_POINT, highest):
+            lowered = np.array([logit(each) for each in slices[:, column]]) + logit(probability) - logit(highest)
+            said[:, column] = _sigmoid(lowered)
+    said[:, 0] = np.nanmax(said, axis=1)
+    return said
 
 
 def shown_subtypes(series: Mapping[str, float | None], seen: Iterable[str], bundle: Bundle) -> frozenset[str]:

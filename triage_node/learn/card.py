@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from triage_node.domain import CLASSES, SUBTYPES
+from triage_node.learn.evaluation.report import found_by_volume
 
 
 def model_card(name: str, version: str, metrics: Mapping[str, Any]) -> str:
@@ -42,6 +43,10 @@ probability 0.5; AUC with a bootstrap interval of 95 %; bias is of the volume.
 | class | slice AUC | series AUC | sensitivity | specificity | Dice | volume bias |
 | --- | --- | --- | --- | --- | --- | --- |
 {_rows(simulated)}
+
+Found at probability 0.5, by the true volume of the class:
+
+{_found(simulated["metrics"])}
 
 {_intervals(metrics)}
 
@@ -103,6 +108,11 @@ def _row(name: str, slices: Mapping[str, Any] | None, series: Mapping[str, Any] 
     return f"| {name} | {' | '.join(cells)} |"
 
 
+def _found(classes: Mapping[str, Any]) -> str:
+    head, *rows = found_by_volume(classes)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
+
+
 def _alert_rows(alerts: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(
         f"| {of['priority']} | {of['sensitivity']:.3f} | {of['specificity']:.3f} "
@@ -140,7 +150,8 @@ def _negatives(results: Sequence[Mapping[str, Any]]) -> str:
         return "None was at hand."
     return "\n".join(
         f"- {result['origin']}, {result['slices']} slices: series probability {result['probabilities']['any']:.2f}, "
-        f"{result['slices_at_or_above_0.5']} slices at or above 0.5, "
+        f"{result['slices_at_or_above_0.5']} slices at or above 0.5 "
+        f"(without the series gate {result['slices_at_or_above_0.5_without_series_gate']}), "
         f"false volume {result['false_volume_ml']['any']:.2f} mL "
         f"(without the series gate {result['false_volume_without_series_gate_ml']['any']:.2f} mL)."
         for result in results

@@ -17,6 +17,7 @@ from triage_node import simulate
 from triage_node.domain import CLASSES, SUBTYPES, Float32Array, Prediction, UInt8Array, Volume
 from triage_node.infer.measure import volumes_ml
 from triage_node.infer.predict import Predictor
+from triage_node.infer.series import calibrated
 from triage_node.learn import heldout
 from triage_node.learn.dataset import as_volume
 from triage_node.learn.evaluation.judgement import Judgement, SliceJudgements
@@ -151,12 +152,13 @@ def negative_case(volume: Volume) -> Case:
 
 def evaluate_negative(predictor: Predictor, case: Case) -> dict[str, Any]:
     """What is falsely seen in a real head without hemorrhage."""
-    prediction = predictor.predict(case.volume)
-    seen = predictor.seen_mask(predictor.examine(case.volume), case.volume)
+    prediction, raw = predictor.predict(case.volume), predictor.examine(case.volume)
+    seen, alone = predictor.seen_mask(raw, case.volume), calibrated(raw.logits, predictor.bundle)
     return {
         "slices": len(prediction.slice_probabilities),
         "probabilities": dict(prediction.probabilities),
         "slices_at_or_above_0.5": int((prediction.slice_probabilities[:, 0] >= 0.5).sum()),
+        "slices_at_or_above_0.5_without_series_gate": int((alone[:, 0] >= 0.5).sum()),
         "false_volume_ml": dict(prediction.volumes_ml),
         "false_volume_without_series_gate_ml": None if seen is None else volumes_ml(seen, case.volume),
         "false_extra_axial_mm2_per_slice": None if seen is None else extra_axial_mm2(seen, case.volume),

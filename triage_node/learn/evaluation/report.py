@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,8 @@ from triage_node.learn.evaluation.overlap import segmentation_metrics, volume_me
 
 _DIGITS = 4
 _NONE = "none"
+_VOLUME_EDGES_ML: Final = (0.0, 1.0, 5.0, 20.0, None)
+"""What a reader may miss, too; small; of a size that is treated; large."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +108,31 @@ def _of_class(
         return None
     counted = answers or _answers(np.zeros((0, 2)))
     binary = binary_metrics(counted.scores, counted.positive, prevalence=prevalence)
-    return {**binary, "segmentation": segmentation_metrics(overlaps), "volume": volume_metrics(overlaps)}
+    return {
+        **binary,
+        "segmentation": segmentation_metrics(overlaps),
+        "volume": volume_metrics(overlaps),
+        "by_volume": _by_volume(judgements, name),
+    }
+
+
+def _by_volume(judgements: Sequence[Judgement], name: str) -> list[dict[str, Any]] | None:
+    """Of the cases that have the class, by its true mL: how many reach the operating point. None without masks."""
+    pairs = [
+        (judgement.overlaps[name].true_ml, judgement.scores[name] or 0.0)
+        for judgement in judgements
+        if name in judgement.overlaps and judgement.labels[name] and judgement.scores[name] is not None
+    ]
+    if not pairs:
+        return None
+    true_ml, scores = np.array(pairs).T
+    rows = []
+    for least_ml, below_ml in pairwise(_VOLUME_EDGES_ML):
+        inside = (true_ml >= (least_ml or 0.0)) & (true_ml < (np.inf if below_ml is None else below_ml))
+        found = inside & (scores >= OPERATING_POINT)
+        ends = {"from_ml": least_ml, "below_ml": below_ml}
+        rows.append({**ends, "cases": int(inside.sum()), "found": int(found.sum())})
+    return rows
 
 
 def _notes(judgements: Sequence[Judgement], series: Mapping[str, Answers | None]) -> Iterator[str]:
@@ -170,6 +197,8 @@ def table(report: Mapping[str, Any]) -> str:
         parts.append("by slice\n" + _binary_table(report["slice_metrics"], report["prevalence"]))
     if any(of and of["segmentation"] for of in report["metrics"].values()):
         parts.append(_mask_table(report["metrics"]))
+    if found := found_by_volume(report["metrics"]):
+        parts.append("found, by the true volume of the class\n" + _aligned(found))
     failed = [f"failed: {failure['file']}: {failure['reason']}" for failure in report["failed"]]
     return "\n\n".join([*parts, *filter(None, ("\n".join(report["notes"]), "\n".join(failed)))])
 
@@ -224,6 +253,22 @@ def _mask_table(metrics: Mapping[str, Any]) -> str:
         if of and of["segmentation"]
     ]
     return _aligned([head, *rows])
+
+
+def found_by_volume(metrics: Mapping[str, Any]) -> list[list[str]]:
+    """Rows of a table, its head first; then each class with masks, by its own volume. Empty where there is none."""
+    told = {name: of["by_volume"] for name, of in metrics.items() if of and of["by_volume"]}
+    rows = [
+        [SUBTYPE_ABBREVIATIONS.get(name, name), *(f"{of['found']} of {of['cases']}" for of in ranges)]
+        for name, ranges in told.items()
+    ]
+    return [["class", *(_range(of) for of in next(iter(told.values())))], *rows] if told else []
+
+
+def _range(of: Mapping[str, Any]) -> str:
+    if of["below_ml"] is None:
+        return f"from {of['from_ml']:g} mL"
+    return f"{of['from_ml']:g} to {of['below_ml']:g} mL" if of["from_ml"] else f"below {of['below_ml']:g} mL"
 
 
 def _text(value: float | None, digits: int = 3) -> str:
