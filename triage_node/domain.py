@@ -373,8 +373,8 @@ class Prediction:
     mask: UInt8Array | None
     """(slices, rows, columns) uint8 on the native slices; 0 background, 1 + index in SUBTYPES."""
     slice_probabilities: Float32Array
-    """(slices, 6) float32 in 0..1, columns in the order of CLASSES; NaN in those that the bundle does not output. None
-    is at the operating point in a class that the series does not show."""
+    """(slices, 6) float32 in 0..1, columns in the order of CLASSES; NaN in those that the bundle does not output.
+    Below OPERATING_POINT on all slices in a class that is below it in the series."""
     probabilities: Mapping[str, float | None]
     """By class of CLASSES, for the series."""
     volumes_ml: Mapping[str, float | None]

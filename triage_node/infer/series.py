@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import special
 
 from triage_node.domain import CLASSES, OPERATING_POINT, SUBTYPES, Float32Array, Float64Array
@@ -62,15 +63,15 @@ def in_series(slices: Float32Array, series: Mapping[str, float | None]) -> Float
     """`slices` (slices, 6) as of `calibrated`, which saw one slice at a time, as said of slices of this series.
 
     What a slice shows its series shows, too. Where the series says a class is not there (below OPERATING_POINT), the
-    log-odds of all slices are lowered alike, until the surest slice is no surer than the series; their order stays.
+    log-odds of all slices are lowered alike, until the surest slice is no surer than the series; their order stays. A
+    subtype is then no surer than "any" on any slice.
     """
     said = slices.copy()
     for column, name in enumerate(CLASSES):
         probability, highest = series[name], float(slices[:, column].max())
         if probability is not None and probability < min(OPERATING_POINT, highest):
-            lowered = np.array([logit(each) for each in slices[:, column]]) + logit(probability) - logit(highest)
-            said[:, column] = _sigmoid(lowered)
-    said[:, 0] = np.nanmax(said, axis=1)
+            said[:, column] = _sigmoid(logit(slices[:, column]) + logit(probability) - logit(highest))
+    said[:, 1:] = np.minimum(said[:, 1:], said[:, :1])
     return said
 
 
@@ -101,9 +102,9 @@ def volume_evidence(measured_ml: float | None) -> float:
     return math.log10((measured_ml or 0.0) + 0.1) + 1.0
 
 
-def logit(probability: float) -> float:
-    """Of a probability that is kept a hair away from 0 and 1."""
-    return float(special.logit(np.clip(probability, 1e-6, 1 - 1e-6)))
+def logit(probabilities: ArrayLike) -> Float64Array:
+    """Of probabilities that are kept a hair away from 0 and 1."""
+    return np.asarray(special.logit(np.clip(np.asarray(probabilities, np.float64), 1e-6, 1 - 1e-6)))
 
 
 def highest_slices(slices: Float32Array) -> Float64Array:

@@ -109,7 +109,9 @@ def _row(name: str, slices: Mapping[str, Any] | None, series: Mapping[str, Any] 
 
 
 def _found(classes: Mapping[str, Any]) -> str:
-    head, *rows = found_by_volume(classes)
+    if not (table := found_by_volume(classes)):
+        return "None bled."
+    head, *rows = table
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
 
 

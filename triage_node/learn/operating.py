@@ -206,7 +206,7 @@ def _series_weights(
     seen: Sequence[_Seen], measured: Sequence[Float64Array], bundle: Bundle
 ) -> dict[str, SeriesWeights]:
     highest = np.array([highest_slices(calibrated(one.logits, bundle)) for one in seen])
-    evidence = np.stack([np.vectorize(logit)(highest), np.vectorize(volume_evidence)(np.array(measured))], axis=-1)
+    evidence = np.stack([logit(highest), np.vectorize(volume_evidence)(np.array(measured))], axis=-1)
     fitted = fit_classes(
         evidence.swapaxes(0, 1),
         shown=np.array([one.shown for one in seen]),

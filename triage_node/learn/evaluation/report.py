@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,8 +18,7 @@ from triage_node.learn.evaluation.overlap import segmentation_metrics, volume_me
 
 _DIGITS = 4
 _NONE = "none"
-_VOLUME_EDGES_ML: Final = (0.0, 1.0, 5.0, 20.0, None)
-"""What a reader may miss, too; small; of a size that is treated; large."""
+_VOLUME_EDGES_ML: Final = (0.0, 1.0, 5.0, 20.0, math.inf)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,18 +119,18 @@ def _of_class(
 def _by_volume(judgements: Sequence[Judgement], name: str) -> list[dict[str, Any]] | None:
     """Of the cases that have the class, by its true mL: how many reach the operating point. None without masks."""
     pairs = [
-        (judgement.overlaps[name].true_ml, judgement.scores[name] or 0.0)
+        (judgement.overlaps[name].true_ml, score)
         for judgement in judgements
-        if name in judgement.overlaps and judgement.labels[name] and judgement.scores[name] is not None
+        if name in judgement.overlaps and judgement.labels[name] and (score := judgement.scores[name]) is not None
     ]
     if not pairs:
         return None
     true_ml, scores = np.array(pairs).T
     rows = []
     for least_ml, below_ml in pairwise(_VOLUME_EDGES_ML):
-        inside = (true_ml >= (least_ml or 0.0)) & (true_ml < (np.inf if below_ml is None else below_ml))
+        inside = (true_ml >= least_ml) & (true_ml < below_ml)
         found = inside & (scores >= OPERATING_POINT)
-        ends = {"from_ml": least_ml, "below_ml": below_ml}
+        ends = {"from_ml": least_ml, "below_ml": below_ml if math.isfinite(below_ml) else None}
         rows.append({**ends, "cases": int(inside.sum()), "found": int(found.sum())})
     return rows
 
