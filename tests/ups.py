@@ -16,6 +16,7 @@ from pydicom.tag import Tag
 from pynetdicom import AE
 from pynetdicom.association import Association
 
+from triage_node.peers.association import answered
 from triage_node.peers.ups import PULL, PUSH, QUERY, WATCH
 from triage_node.peers.workitem import dataset
 
@@ -71,7 +72,7 @@ def calling(port: int, ae_title: str = "READER") -> Iterator[Client]:
     ae = AE(ae_title=ae_title)
     for sop_class in (PULL, WATCH, QUERY):
         ae.add_requested_context(sop_class)
-    association = ae.associate("127.0.0.1", port, ae_title="TRIAGE")
+    association = answered(ae.associate("127.0.0.1", port, ae_title="TRIAGE"))
     assert association.is_established
     try:
         yield Client(association)

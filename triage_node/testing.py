@@ -28,6 +28,7 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.presentation import AllStoragePresentationContexts, VerificationPresentationContexts
 from pynetdicom.transport import ThreadedAssociationServer
 
+from triage_node.peers.association import answered
 from triage_node.peers.mllp import END, START
 
 # What a PACS usually takes; a fake must refuse what the real ones refuse.
@@ -438,7 +439,11 @@ class DemoPacs:
         self._ae = self._application_entity()
         self._server = self._ae.make_server(
             (self._host, self.port),
-            evt_handlers=[(evt.EVT_C_STORE, self._on_store), (evt.EVT_N_ACTION, self._on_action)],
+            evt_handlers=[
+                (evt.EVT_ESTABLISHED, lambda event: answered(event.assoc)),  # its reports lose no answer
+                (evt.EVT_C_STORE, self._on_store),
+                (evt.EVT_N_ACTION, self._on_action),
+            ],
             server_class=ThreadedAssociationServer,
         )
         self._ae._servers.append(self._server)  # as start_server does, which polls too slowly for tests
@@ -520,7 +525,8 @@ class DemoPacs:
         ae_title, host, port = self._commitment.call_back
         ae = AE(ae_title=self.ae_title)
         ae.add_requested_context(_COMMITMENT)
-        association = ae.associate(host, port, ae_title=ae_title, ext_neg=[build_role(_COMMITMENT, scp_role=True)])
+        role = build_role(_COMMITMENT, scp_role=True)
+        association = answered(ae.associate(host, port, ae_title=ae_title, ext_neg=[role]))
         if association.is_established:
             self._report_here(association, report, event_type)
             association.release()

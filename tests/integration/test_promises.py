@@ -23,6 +23,7 @@ from triage_node import config
 from triage_node.admit import Admission, no_step
 from triage_node.errors import ConfigError
 from triage_node.peers import STORAGE_COMMITMENT
+from triage_node.peers.association import answered
 from triage_node.pipeline.parts import Parts
 from triage_node.pipeline.promising import note_request, report_promises
 from triage_node.receive import Listener
@@ -108,7 +109,7 @@ class Site:
         """As the scanner does; returns the status."""
         ae = AE(ae_title="CT1")
         ae.add_requested_context(STORAGE_COMMITMENT)
-        association = ae.associate("127.0.0.1", self.port, ae_title="TRIAGE")
+        association = answered(ae.associate("127.0.0.1", self.port, ae_title="TRIAGE"))
         assert association.is_established
         request = Dataset()
         request.TransactionUID = transaction

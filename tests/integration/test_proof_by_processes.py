@@ -23,6 +23,7 @@ from tests.outgoing import Sender
 from tests.tools import free_port
 from triage_node import config
 from triage_node.peers import STORAGE_COMMITMENT
+from triage_node.peers.association import answered
 from triage_node.store import board
 from triage_node.store.database import Database, open_database
 from triage_node.store.receipts import receipts
@@ -129,7 +130,7 @@ def test_a_scanner_asks_is_told_and_the_ledger_knows_what_was_refused(tmp_path: 
         ae.add_requested_context(sop_class_uid)
     start("triage_node", "listen")
     with scanner.listening(port):
-        association = ae.associate("127.0.0.1", listening_port(database), ae_title="TRIAGE")
+        association = answered(ae.associate("127.0.0.1", listening_port(database), ae_title="TRIAGE"))
         assert [association.send_c_store(image).Status for image in (kept, broken)] == [0x0000, 0xC000]
         status, _ = association.send_n_action(asking_for([kept, broken]), 1, STORAGE_COMMITMENT, WELL_KNOWN)
         association.release()

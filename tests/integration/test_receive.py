@@ -43,6 +43,7 @@ from triage_node.config import Config, Destination, Node, Source
 from triage_node.domain import ReceivedObject
 from triage_node.errors import ConfigError, DeliveryError, RejectedObject
 from triage_node.peers import STORAGE_COMMITMENT, OutgoingObject, Peer, StoreResult, echo, store
+from triage_node.peers.association import answered
 from triage_node.receive import TRANSFER_SYNTAXES, Listener
 from triage_node.receive.callers import Caller, Refusal, printable
 from triage_node.receive.hardening import GuardedConnection, HardenedServer, Limits
@@ -83,7 +84,7 @@ class Node_:
     def associate(self, calling_ae: str = "CT1", syntaxes: tuple[str, ...] = (ExplicitVRLittleEndian,)) -> Association:
         ae = AE(ae_title=calling_ae)
         ae.add_requested_context(CTImageStorage, list(syntaxes))
-        return ae.associate("127.0.0.1", self.port, ae_title=self.peer.ae_title)
+        return answered(ae.associate("127.0.0.1", self.port, ae_title=self.peer.ae_title))
 
 
 def config(**node: object) -> Config:
@@ -338,7 +339,7 @@ def test_who_may_only_report_commitment_stores_nothing_over_that_context(
     ae = AE(ae_title="PACS")
     ae.add_requested_context(STORAGE_COMMITMENT, ExplicitVRLittleEndian)
     role = build_role(STORAGE_COMMITMENT, scp_role=True)
-    association = ae.associate("127.0.0.1", node.port, ae_title="TRIAGE", ext_neg=[role])
+    association = answered(ae.associate("127.0.0.1", node.port, ae_title="TRIAGE", ext_neg=[role]))
     assert association.is_established
     (context,) = association.accepted_contexts
     context._abstract_syntax, context._as_scu = CTImageStorage, True
@@ -569,7 +570,7 @@ def test_a_silent_peer_does_not_block_a_tls_handshake_of_others(tmp_path: Path) 
     try:
         port = server.server_address[1]
         with socket.create_connection(("127.0.0.1", port), timeout=WAIT_S):
-            association = ae.associate("127.0.0.1", port, tls_args=(trust, "localhost"))
+            association = answered(ae.associate("127.0.0.1", port, tls_args=(trust, "localhost")))
             assert association.send_c_echo().Status == 0x0000
             association.release()
     finally:

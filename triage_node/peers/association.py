@@ -95,13 +95,18 @@ def associate(
             f"{peer} cannot be reached ({error.strerror}); check host and port", retryable=True
         ) from error
     if association.is_established or association.rejected_contexts:
-        association._reactor_checkpoint = cast(threading.Event, Checkpoint(association))
-        return association
+        return answered(association)
     if association.is_rejected:
         raise _rejected(peer, calling_ae, cast(A_ASSOCIATE, association.acceptor.primitive))
     if connected.is_set():
         raise DeliveryError(f"{peer} took the connection but did not answer as a DICOM node", retryable=True)
     raise DeliveryError(f"{peer} cannot be reached; is it running, are host and port right?", retryable=True)
+
+
+def answered(association: Association) -> Association:
+    """The same association, its thread stopped by a `Checkpoint`: it loses no answer to what we ask."""
+    association._reactor_checkpoint = cast(threading.Event, Checkpoint(association))
+    return association
 
 
 class _BoundedSocket(AssociationSocket):
