@@ -13,6 +13,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from triage_node.infer.bundle import SETTINGS_FILE, WEIGHTS_FILE
 from triage_node.learn.dataset import render_shards
 from triage_node.learn.experiment import read_config
 from triage_node.learn.release import release
@@ -23,16 +24,15 @@ VALIDATION_SEED = 60_000_000
 VALIDATION_SHARDS = 12
 ROOT = Path(__file__).parents[1]
 EXPERIMENT = ROOT / "models" / "default.train.toml"
-BEGAN_WITH = "913b2a46dbc9ba2dd321773f74fcdd6f8d30b5dd"
-"""The commit whose default bundle, 0.4.0, the shipped one went on from."""
+BEGAN_WITH = "66e4a11bd1f69d6e4e431225a2df6c0790d0bcc0"
+"""A commit whose default bundle is 0.4.2: the shipped one went on from its weights, and has it beside."""
 
 
 def main() -> None:
     arguments = _arguments()
     config = read_config(arguments.run)
-    if arguments.run == EXPERIMENT and config.start_from is not None and not config.start_from.exists():
-        config.start_from.parent.mkdir(parents=True, exist_ok=True)
-        config.start_from.write_bytes(_earlier_weights())
+    if arguments.run == EXPERIMENT and config.beside is not None and not config.beside.exists():
+        _write_earlier_bundle(config.beside)
     for folder, count, seed in (
         (config.validation, VALIDATION_SHARDS, VALIDATION_SEED),
         (config.shards, arguments.shards, TRAINING_SEED),
@@ -58,14 +58,23 @@ def main() -> None:
     print(f"written: {out}; the figures are in its MODEL_CARD.md")
 
 
-def _earlier_weights() -> bytes:
+def _write_earlier_bundle(folder: Path) -> None:
     """Out of the history of the repository; SystemExit where there is none."""
-    weights = f"{BEGAN_WITH}:models/default/weights.safetensors"
+    files = {name: _at_the_start(f"models/default/{name}") for name in (WEIGHTS_FILE, SETTINGS_FILE)}
+    folder.mkdir(parents=True)
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+
+
+def _at_the_start(path: str) -> bytes:
     git = shutil.which("git")
-    shown = git and subprocess.run([git, "-C", str(ROOT), "show", weights], stdout=subprocess.PIPE, check=False)
+    shown = git and subprocess.run(
+        [git, "-C", str(ROOT), "show", f"{BEGAN_WITH}:{path}"], stdout=subprocess.PIPE, check=False
+    )
     if not shown or shown.returncode:
         raise SystemExit(
-            f"needs git and a clone with its history, for {weights}; or leave start_from out to begin anew"
+            f"needs git and a clone with its history, for {BEGAN_WITH}:{path}; or leave start_from and beside out to "
+            "begin anew"
         )
     return shown.stdout
 
@@ -76,7 +85,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--shards", type=int, default=160, help="of 20 heads each; 4 GB for 160")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--real-negative", nargs="*", default=[], metavar="ORIGIN=DIR")
-    parser.add_argument("--version", default="0.4.2")
+    parser.add_argument("--version", default="0.5.0")
     return parser.parse_args()
 
 

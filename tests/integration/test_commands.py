@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from tests import ct
 from tests.arrivals import Clock, received
 from triage_node import config
 from triage_node.admit import Admission
-from triage_node.infer.bundle import find_bundle
+from triage_node.infer.bundle import WEIGHTS_FILE, find_bundle
 from triage_node.spool import Spool
 from triage_node.store.database import open_database
 
@@ -70,10 +71,10 @@ def test_models_lists_what_is_shipped_and_tries_one() -> None:
 
 
 def test_models_refuses_a_damaged_bundle_in_one_line(tmp_path: Path) -> None:
-    settings = (find_bundle("default") / "bundle.toml").read_text()
-    (tmp_path / "bundle.toml").write_text(settings)
-    (tmp_path / "weights.safetensors").write_bytes(b"damaged")
-    said = models(str(tmp_path), check=False)
+    damaged = tmp_path / "damaged"
+    shutil.copytree(find_bundle("default"), damaged)
+    next(damaged.rglob(WEIGHTS_FILE)).write_bytes(b"damaged")
+    said = models(str(damaged), check=False)
     assert said.returncode == 1
     assert "weights.safetensors: has sha256" in said.stderr
     assert len(said.stderr.splitlines()) == 1

@@ -20,7 +20,7 @@ from tests.site import Site
 from triage_node import log
 from triage_node.deliver.dicom import DicomDestination
 from triage_node.domain import Prediction, Volume
-from triage_node.infer.bundle import WEIGHTS_FILE, find_bundle, load_bundle
+from triage_node.infer.bundle import SETTINGS_FILE, WEIGHTS_FILE, Bundle, ensemble_sha256, find_bundle, load_bundle
 from triage_node.infer.predict import Predictor
 from triage_node.infer.process import InferenceProcess
 from triage_node.pipeline.analyzing import analyze_next
@@ -172,15 +172,22 @@ def test_what_a_bundle_does_not_say_is_null_all_the_way_to_the_result(site: Site
 
 
 def broken_bundle(folder: Path, weight: float) -> Path:
-    """The default bundle with every convolution weight replaced, and the hash to match."""
-    folder.mkdir()
-    default = find_bundle("default")
-    weights = load_file(default / "weights.safetensors")
-    save_file({k: torch.full_like(v, weight) if v.ndim == 4 else v for k, v in weights.items()}, folder / WEIGHTS_FILE)
-    sha256 = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
-    settings = (default / "bundle.toml").read_text().replace(load_bundle(default).ref.sha256, sha256)
-    (folder / "bundle.toml").write_text(settings)
+    """The default bundle with every convolution weight replaced, and the hashes to match."""
+    shutil.copytree(find_bundle("default"), folder)
+    whole = load_bundle(folder)
+    for one in whole.members or [whole]:
+        weights = load_file(one.folder / WEIGHTS_FILE)
+        broken = {key: torch.full_like(value, weight) if value.ndim == 4 else value for key, value in weights.items()}
+        save_file(broken, one.folder / WEIGHTS_FILE)
+        _say_hash(one, hashlib.sha256((one.folder / WEIGHTS_FILE).read_bytes()).hexdigest())
+    if whole.members:
+        _say_hash(whole, ensemble_sha256(load_bundle(one.folder) for one in whole.members))
     return folder
+
+
+def _say_hash(bundle: Bundle, sha256: str) -> None:
+    path = bundle.folder / SETTINGS_FILE
+    path.write_text(path.read_text().replace(bundle.ref.sha256, sha256))
 
 
 def test_a_series_whose_file_is_damaged_on_disk_ends_visibly(site: Site, model: InferenceProcess) -> None:

@@ -68,6 +68,13 @@ def test_the_wheel_holds_every_package() -> None:
     assert listed == packages | bundles | {"triage_node_models"}
 
 
+def test_the_wheel_holds_every_file_of_every_bundle() -> None:
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["*"]
+    for bundle in (path.parent for path in (ROOT / "models").glob("*/bundle.toml")):
+        held = {path for pattern in patterns for path in bundle.glob(pattern)}
+        assert {path for path in bundle.rglob("*") if path.is_file()} - held == set()
+
+
 def commands_in(text: str) -> list[str]:
     blocks = re.findall(r"```(?:sh|console)\n(.*?)```", text, flags=re.DOTALL)
     lines = [line.removeprefix("$ ").split("#")[0].strip() for block in blocks for line in block.splitlines()]

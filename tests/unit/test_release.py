@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,26 @@ def test_the_card_tells_the_metrics(released: dict[str, Path]) -> None:
     assert f"heads without blood: {metrics['false_extra_axial_mm2_per_slice']:.2f} mm2" in card
     assert "as if half of them showed the class" in card
     assert "chronic): too few to say" in card
+
+
+def test_a_release_beside_another_bundle_is_both(
+    config: TrainConfig, released: dict[str, Path], tmp_path: Path
+) -> None:
+    joined = replace(config, beside=released["with"])
+    release(joined, tmp_path / "pair", version="2", real_negatives={}, tuning_series=2, test_series=2, series=SERIES)
+    bundle = load_bundle(tmp_path / "pair")
+    assert [(member.ref.name, member.ref.version) for member in bundle.members] == [("tiny", "1"), ("pair", "2")]
+    assert [member.mirrored for member in bundle.members] == [True, False]
+    assert bundle.ref.name == "pair"
+    settings = (bundle.folder / "bundle.toml").read_text()
+    assert "Trained on simulated images only." in settings
+    card = (bundle.folder / "MODEL_CARD.md").read_text()
+    assert (
+        "- tiny 1, which sees each slice once as it is and once mirrored\n- pair 2, which sees each slice once\n"
+        in card
+    )
+    assert metrics_of(bundle.folder)["simulated"]["series"] == 2
+    assert not list(config.run.glob("draft*")), "nothing is left over"
 
 
 def test_no_real_negative_moves_a_threshold(released: dict[str, Path]) -> None:

@@ -241,6 +241,75 @@ def test_patches_of_brain_differ_by_a_little_deep_inside_and_nowhere_else(drawn:
     assert brighter_hu[plain.truth > 0].abs().max() < 1e-3
 
 
+def test_nuclei_stand_out_more_and_blood_does_not(drawn: Drawn) -> None:
+    still = AugmentConfig(pose=STILL, picture_share=0.0, lone_share=0.0, patch_share=0.0, blur_share=0, noise_share=0)
+    middle = STORED_GRID.size_px // 2
+    drawn.hu[..., middle - 8 : middle + 8, middle - 8 : middle + 8] += 6  # 20 mm wide, and blood lies elsewhere
+    plain, standing = (
+        augment(drawn, STORED_GRID, STORED_GRID, replace(still, nuclei_share=1.0, nuclei_gain=gain), seed=1)
+        for gain in (0.0, 3.0)
+    )
+    brighter_hu = 80 * (standing.images[:, 0] - plain.images[:, 0])
+    deep = plain.depth_mm > 8
+    assert torch.equal(plain.truth, standing.truth)
+    assert brighter_hu[~deep].abs().max() < 1e-3
+    assert brighter_hu[plain.truth > 0].abs().max() < 1e-3
+    assert brighter_hu.min() > -1e-3
+    assert 2 < brighter_hu[deep].max() < 24
+
+
+def test_thick_bone_is_spongy_inside_and_nothing_else_changes(drawn: Drawn) -> None:
+    still = AugmentConfig(pose=STILL, picture_share=0.0, lone_share=0.0, clutter_share=0.0, blur_share=0, noise_share=0)
+    drawn.hu[..., 4:44, 4:44] = 800  # bone of 50 mm in the corner, outside the head
+    plain, spongy = (
+        augment(drawn, STORED_GRID, STORED_GRID, replace(still, marrow_share=share, marrow_hu=(60.0, 60.0)), seed=1)
+        for share in (1e-9, 1.0)
+    )
+    changed = (spongy.images[:, 0] - plain.images[:, 0]).abs() > 1e-3
+    assert torch.equal(plain.truth, spongy.truth)
+    assert not changed[plain.depth_mm > 0].any()
+    assert not changed[..., 4:44, 4].any()
+    assert changed[..., 8:40, 8:40].flatten(1).any(dim=1).all()
+    assert (plain.images[:, 0][changed] == 1).all()
+
+
+def test_white_matter_is_paler_here_and_there_and_nothing_is_brighter(drawn: Drawn) -> None:
+    still = AugmentConfig(pose=STILL, picture_share=0.0, lone_share=0.0, patch_share=0.0, blur_share=0, noise_share=0)
+    middle = STORED_GRID.size_px // 2
+    drawn.hu[..., middle - 8 : middle + 8, middle - 8 : middle + 8] -= 6
+    plain, paler = (
+        augment(drawn, STORED_GRID, STORED_GRID, replace(still, pale_share=1.0, pale_gain=gain), seed=1)
+        for gain in (0.0, 3.0)
+    )
+    brighter_hu = 80 * (paler.images[:, 0] - plain.images[:, 0])
+    deep = plain.depth_mm > 8
+    assert torch.equal(plain.truth, paler.truth)
+    assert brighter_hu[~deep].abs().max() < 1e-3
+    assert brighter_hu[plain.truth > 0].abs().max() < 1e-3
+    assert brighter_hu.max() < 1e-3
+    assert -24 < brighter_hu[deep].min() < -2
+
+
+def test_soft_tissue_fills_what_is_between_bones_and_leaves_bone_air_and_blood(drawn: Drawn) -> None:
+    still = AugmentConfig(pose=STILL, picture_share=0.0, lone_share=0.0, blur_share=0, noise_share=0, patch_share=0.0)
+    middle = STORED_GRID.size_px // 2
+    walls = [slice(middle - 10, middle - 6), slice(middle - 2, middle + 2)]
+    for columns in walls:
+        drawn.hu[..., middle - 20 : middle + 20, columns] = 800
+    drawn.hu[..., middle - 20 : middle + 20, middle - 6 : middle - 2] = 5  # 5 mm of fluid between two walls
+    plain, filled = (
+        augment(drawn, STORED_GRID, STORED_GRID, replace(still, crevice_share=share, crevice_hu=(60.0, 60.0)), seed=1)
+        for share in (1e-9, 1.0)
+    )
+    brighter_hu = 80 * (filled.images[:, 0] - plain.images[:, 0])
+    between = brighter_hu[..., middle - 12 : middle + 12, middle - 5 : middle - 3]
+    assert torch.equal(plain.truth, filled.truth)
+    assert (between.flatten(1).amax(dim=1) > 25).any()
+    assert brighter_hu[plain.truth > 0].abs().max() < 1e-3
+    for columns in walls:
+        assert brighter_hu[..., middle - 12 : middle + 12, columns].abs().max() < 1e-3
+
+
 def test_chronic_or_acute_counts_only_where_a_slice_shows_subdural_blood(drawn: Drawn) -> None:
     views = augment(drawn, STORED_GRID, SMALL, AugmentConfig(pose=STILL), seed=1)
     logits = TriageNet(NETWORK)(views.images)

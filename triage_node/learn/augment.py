@@ -66,6 +66,24 @@ class AugmentConfig:
     patch_share: float = 0.4
     """Share of slices with patches of brain a little brighter or darker than the rest: nuclei, scars, swelling."""
     patch_hu: tuple[float, float] = (-10.0, 7.0)
+    nuclei_share: float = 0.0
+    """Share of slices whose grey nuclei stand out more from the white matter around them, up to `nuclei_gain` times
+    what they do: a real lentiform nucleus was taken for blood (measured: docs/lab-notebook.md)."""
+    nuclei_gain: float = 2.0
+    pale_share: float = 0.0
+    """Share of slices whose white matter is darker in places, by up to `pale_gain` times what it is darker than the
+    brain about it: leukoaraiosis around a real lentiform nucleus was taken for oedema around blood (measured)."""
+    pale_gain: float = 2.0
+    crevice_share: float = 0.0
+    """Share of slices with soft tissue between the bones of the skull base: a real cavernous sinus was taken for blood
+    in a cistern (seen)."""
+    crevice_mm: tuple[float, float] = (3.0, 9.0)
+    """Half as wide as the widest gap that is filled."""
+    crevice_hu: tuple[float, float] = (30.0, 75.0)
+    marrow_share: float = 0.0
+    """Share of slices whose bone is spongy here and there instead of white throughout: on a real head the marrow of
+    clivus and sella, as grey as blood, was taken for it (seen: docs/lab-notebook.md)."""
+    marrow_hu: tuple[float, float] = (10.0, 140.0)
     shade_hu: float = 5.0
     """Standard deviation of a smooth field over the whole slice."""
     offset_hu: float = 5.0
@@ -101,6 +119,11 @@ all alike: without it subdurals were as grey as the cortex beside them. Neither 
 _BONE_HU = 150.0
 """Below what Appearance.at_most_hu leaves of bone, above soft tissue."""
 _SPOTS = 3
+_CORTICAL_PX = 1
+_GREY_OR_WHITE_HU = (18.0, 45.0)
+_FLUID_HU = 15.0
+_AROUND_MM = 15.0
+"""Wider than a nucleus is thick."""
 
 
 def augment(
@@ -214,11 +237,14 @@ def _varied(slices: Slices, grid: Grid, config: AugmentConfig, chance: Chance) -
     hu = _strew_outside(hu, ~inside & ~blood, grid, config, chance)
     hu = _cover_skull(hu, inside | blood, grid, config, chance)
     hu = _hold_head(hu, grid, config, chance)
+    hu = _fill_crevices(hu, blood, grid, config, chance)
+    hu = _hollow(hu, config, chance)
     # fluid that stays dark where all else is filled would have the very shape of old subdural blood
     fillable = inside & ~blood & ~_with_old_blood(hu, slices.truth)
     hu = _fill_gap(hu, fillable, depth_mm, grid, config, chance)
     hu = _calcify(hu, depth_mm, blood, grid, config, chance)
     hu = _in_patches(hu, depth_mm, blood, grid, config, chance)
+    hu = _stand_out(hu, depth_mm, blood, grid, config, chance)
     hu = _vary_tissue(hu, config, chance)
     hu = hu + inside * _tails(depth_mm, blood, grid, config, chance)
     return replace(slices, hu=hu + (hu > -200) * config.shade_hu * chance.field(grid.size_px, 5))
@@ -284,6 +310,24 @@ def _in_patches(
     return hu + chance.uniform(*config.patch_hu) * there * where
 
 
+def _stand_out(
+    hu: Tensor, depth_mm: Tensor, blood: Tensor, grid: Grid, config: AugmentConfig, chance: Chance
+) -> Tensor:
+    """What is brighter deep in than the brain about it is brighter still, what is darker is darker here and there.
+    Fluid is as white matter."""
+    if not (config.nuclei_share or config.pale_share):
+        return hu
+    half = functional.avg_pool2d(hu.clamp(*_GREY_OR_WHITE_HU), 2)
+    wide_px = 2 * round(_AROUND_MM / (2 * grid.spacing_mm)) + 1
+    around = functional.avg_pool2d(half, wide_px, stride=1, padding=wide_px // 2, count_include_pad=False)
+    own = functional.avg_pool2d(half, 3, stride=1, padding=1, count_include_pad=False)
+    more = functional.interpolate(own - around, scale_factor=2.0, mode="bilinear", align_corners=False)
+    nuclei = chance.uniform(0.0, config.nuclei_gain) * chance.share(config.nuclei_share)
+    here = torch.sigmoid(4 * chance.field(grid.size_px, 5)) * (hu > _FLUID_HU)
+    pale = chance.uniform(0.0, config.pale_gain) * chance.share(config.pale_share) * here
+    return hu + (nuclei * more.clamp(min=0.0) + pale * more.clamp(max=0.0)) * ((depth_mm > 8) & ~blood)
+
+
 # ---------------------------------------------------------------- outside the skull
 
 
@@ -313,6 +357,31 @@ def _hold_head(hu: Tensor, grid: Grid, config: AugmentConfig, chance: Chance) ->
     arc = (torch.hypot(rows_mm - middle_mm, columns_mm) - radius_mm).abs() < chance.uniform(1.0, 4.0)
     where = arc & (rows_mm > 60 * chance.normal()) & (hu < -300) & chance.share(config.holder_share)
     return torch.where(where, chance.uniform(-200.0, 500.0), hu)
+
+
+def _fill_crevices(hu: Tensor, blood: Tensor, grid: Grid, config: AugmentConfig, chance: Chance) -> Tensor:
+    """Soft tissue between the bones of the skull base, where the simulated heads have fluid."""
+    if not config.crevice_share:
+        return hu
+    reach_px = round(chance.one(*config.crevice_mm) / grid.spacing_mm)
+    between = -_spread(-_spread((hu > _BONE_HU).float(), reach_px), reach_px) > 0
+    where = between & (hu > -100) & (hu < _BONE_HU) & ~blood & chance.share(config.crevice_share)
+    where = where & (chance.field(grid.size_px, 16) > chance.uniform(-2.0, 0.5))
+    part = functional.avg_pool2d(where.to(hu.dtype), 3, stride=1, padding=1)
+    tissue = chance.uniform(*config.crevice_hu) + 12 * chance.field(grid.size_px, 48) + 3 * chance.grain(hu)
+    return hu + part * (tissue - hu) * ((hu > -100) & (hu < _BONE_HU) & ~blood)
+
+
+def _hollow(hu: Tensor, config: AugmentConfig, chance: Chance) -> Tensor:
+    """Marrow instead of dense bone, where bone is thick."""
+    if not config.marrow_share:
+        return hu
+    size_px = hu.shape[-1]
+    within = _spread((hu < _BONE_HU).float(), _CORTICAL_PX) == 0
+    marrow = chance.uniform(*config.marrow_hu) + 25 * chance.field(size_px, 40) + 10 * chance.grain(hu)
+    spongy = within & (chance.field(size_px, 24) > chance.uniform(-1.0, 1.0)) & chance.share(config.marrow_share)
+    part = functional.avg_pool2d(spongy.to(hu.dtype), 3, stride=1, padding=1)
+    return hu + part * (marrow - hu) * (hu > _BONE_HU)
 
 
 def _spread(image: Tensor, reach_px: int) -> Tensor:

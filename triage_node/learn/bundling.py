@@ -44,7 +44,7 @@ def make_bundle(
 
 
 def make_ensemble(
-    members: Sequence[Path], out: Path, *, version: str, tuning: Iterable[Case], told_of: str
+    members: Sequence[Path], out: Path, *, version: str, tuning: Iterable[Case], told_of: str, trained_on: str = ""
 ) -> BundleSettings:
     """Write a bundle of bundles, which are copied, calibrated on `tuning` as a whole. Returns its settings.
 
@@ -69,6 +69,7 @@ def make_ensemble(
         mask=any(bundle.outputs_mask for bundle in bundles),
         boxes=any(bundle.outputs_boxes for bundle in bundles),
         chronic=any(bundle.outputs_chronic for bundle in bundles),
+        trained_on=trained_on,
     )
     write_ensemble(part, name=out.name, version="draft", settings=bare)
     settings = choose_settings(Predictor(part), tuning, bare, told_of=told_of)

@@ -21,7 +21,8 @@ with the weights; the same figures are in metrics.json.
 ## What it is
 A 2.5-D multi-task network (`networks/triagenet.py`; plain torch) for adult non-contrast axial head CT. It sees each
 slice at {grid["size_px"]} x {grid["size_px"]} pixels of {grid["spacing_mm"]} mm through these windows: {windows}; and
-the slices below and above through the first, once as they are and once mirrored. A single slice or picture works too.
+the slices below and above through the first. A single slice or picture works too.
+{_looks(metrics["members"])}
 It gives the probability of any intracranial hemorrhage and of five subtypes for slice and series, a mask of the
 subtypes, and whether subdural blood is chronic.
 
@@ -82,6 +83,15 @@ False subdural or epidural area in a slice, without the series gate: {_rims(metr
   (`learn/operating.py`).
 - A picture or a lone slice has the probability of its slice; the figures of series above say nothing of it.
 """
+
+
+def _looks(members: Sequence[Mapping[str, Any]]) -> str:
+    """How often each slice is seen, and by whom."""
+    times = {True: "once as it is and once mirrored", False: "once"}
+    if len(members) == 1:
+        return f"Each slice is seen {times[members[0]['mirrored']]}."
+    told = [f"{of['name']} {of['version']}, which sees each slice {times[of['mirrored']]}" for of in members]
+    return "\n".join([f"The mean counts of {len(members)} networks:", *[f"- {one}" for one in told], ""])
 
 
 def _before(training: Mapping[str, Any]) -> str:

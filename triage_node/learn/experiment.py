@@ -58,6 +58,8 @@ class TrainConfig:
     start_share: float = 0.0
     """Of the weights in what the run gives: their mean with those of the start may hold better on what training did not
     show (Wortsman and others, arXiv 2109.01903; measured: docs/lab-notebook.md)."""
+    beside: Path | None = None
+    """A bundle that `release` puts beside the network of the run: both look at each slice, and their mean counts."""
     batch: int = 16
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.01

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from triage_node.config import DEFAULT_RULES
 from triage_node.decide import decide
 from triage_node.domain import CLASSES, Prediction, Priority, UInt8Array
 from triage_node.infer.predict import Predictor
+from triage_node.learn.bundling import make_ensemble
 from triage_node.learn.card import model_card
 from triage_node.learn.checkpoint import averaged_network
 from triage_node.learn.curves import CURVES
@@ -44,6 +45,8 @@ from triage_node.transforms import Stack
 TUNING_SERIES: Final = 144
 TEST_SERIES: Final = 96
 _STACK: Final = Stack(neighbours=True)
+_TRAINED_ON: Final = "Trained on simulated images only."
+_TOLD_OF: Final = "simulated ones (learn/test-series.toml), and no real head"
 _PREVALENCE: Final = 0.1
 _FEWEST: Final = 3
 """Heads of either kind, for an AUC."""
@@ -65,23 +68,10 @@ def release(
     model card says of their origin and licence. Series are rendered once, beside the run. `series` are drawn in place
     of the frozen ones for a trial: what the card says of learn/test-series.toml does not hold then.
     """
-    network, step = averaged_network(config.run, config.network, config.start_share)
-    draft, heads = config.run / "draft", config.run.parent / "held-out"
-    shutil.rmtree(draft, ignore_errors=True)
-    bare = BundleSettings(
-        network=config.network,
-        grid=config.grid,
-        stack=_STACK,
-        mirrored=True,  # twice the time for a second opinion (docs/lab-notebook.md, the seventh run)
-        chronic=True,
-        appearance=config.images.appearance,
-        trained_on="Trained on simulated images only.",
-    )
-    write_bundle(draft, name=out.name, version="draft", network=network, settings=bare)
-    tuning = iterate_simulated(heads, count=tuning_series, tuning=True, settings=series)
-    origin = "simulated ones (learn/test-series.toml), and no real head"
-    settings = choose_settings(Predictor(draft), tuning, bare, told_of=origin)
-    write_bundle(draft, name=out.name, version=version, network=network, settings=settings)
+    heads = config.run.parent / "held-out"
+    drafts = config.run / "draft"
+    shutil.rmtree(drafts, ignore_errors=True)
+    draft, step = _draft(config, drafts, out.name, version, _Tuning(heads, tuning_series, series))
 
     predictor, negatives = Predictor(draft), _negatives(real_negatives)
     test = _Judged()
@@ -96,7 +86,45 @@ def release(
     (draft / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
     (draft / "MODEL_CARD.md").write_text(model_card(out.name, version, metrics), encoding="utf-8")
     _swap_in(draft, out)
+    shutil.rmtree(drafts)
     return metrics
+
+
+@dataclass(frozen=True)
+class _Tuning:
+    """The series that thresholds and calibration are chosen on, as often as they are asked for."""
+
+    folder: Path
+    count: int
+    settings: SeriesSettings | None
+
+    def __iter__(self) -> Iterator[Case]:
+        return iterate_simulated(self.folder, count=self.count, tuning=True, settings=self.settings)
+
+
+def _draft(config: TrainConfig, drafts: Path, name: str, version: str, tuning: _Tuning) -> tuple[Path, int]:
+    """The calibrated bundle of the run, alone or with the one beside it, and how many steps it had."""
+    network, step = averaged_network(config.run, config.network, config.start_share)
+    bare = BundleSettings(
+        network=config.network,
+        grid=config.grid,
+        stack=_STACK,
+        mirrored=config.beside
+        is None,  # a second opinion is worth twice the time, a third is not (docs/lab-notebook.md)
+        chronic=True,
+        appearance=config.images.appearance,
+        trained_on=_TRAINED_ON,
+    )
+    alone = drafts / (name if config.beside is None else f"{name}-{version}")
+    write_bundle(alone, name=name, version="draft", network=network, settings=bare)
+    settings = choose_settings(Predictor(alone), tuning, bare, told_of=_TOLD_OF)
+    write_bundle(alone, name=name, version=version, network=network, settings=settings)
+    if config.beside is None:
+        return alone, step
+    both = drafts / name
+    members = (config.beside, alone)
+    make_ensemble(members, both, version=version, tuning=tuning, told_of=_TOLD_OF, trained_on=_TRAINED_ON)
+    return both, step
 
 
 class _Judged:
@@ -161,6 +189,10 @@ def _metrics(
 ) -> dict[str, Any]:
     record = read_record(config.run)
     return {
+        "members": [
+            {"name": member.ref.name, "version": member.ref.version, "mirrored": member.mirrored}
+            for member in predictor.bundle.members or [predictor.bundle]
+        ],
         "grid": asdict(config.grid),
         "windows": list(config.images.windows),
         "series_fingerprint": test.fingerprint.hexdigest(),
