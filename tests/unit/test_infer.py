@@ -24,7 +24,14 @@ from safetensors.torch import load_file, save_file
 from triage_node.domain import CLASSES, SUBTYPES, Prediction, Volume
 from triage_node.errors import InferenceError, UsageError
 from triage_node.infer.boxes import native_boxes
-from triage_node.infer.bundle import SeriesWeights, find_bundle, load_bundle, read_network, shipped_bundles
+from triage_node.infer.bundle import (
+    WEIGHTS_FILE,
+    SeriesWeights,
+    find_bundle,
+    load_bundle,
+    read_network,
+    shipped_bundles,
+)
 from triage_node.infer.framing import prediction_frame, prediction_from_frame, read_frame, write_frame
 from triage_node.infer.mask import native_mask
 from triage_node.infer.measure import volumes_ml
@@ -103,7 +110,9 @@ def _assert_same(one: Prediction, other: Prediction) -> None:
 def test_the_shipped_default_bundle_is_whole() -> None:
     bundle = load_bundle(find_bundle("default"))
     assert bundle.outputs_classes == CLASSES
-    assert bundle.weights_path.stat().st_size < 10_000_000
+    weights = list(bundle.folder.rglob(WEIGHTS_FILE))
+    assert len(weights) == max(1, len(bundle.members))
+    assert sum(path.stat().st_size for path in weights) < 20_000_000
     assert "Not for clinical use" in bundle.intended_use
 
 
