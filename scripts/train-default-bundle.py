@@ -31,7 +31,7 @@ BEGAN_WITH = "66e4a11bd1f69d6e4e431225a2df6c0790d0bcc0"
 def main() -> None:
     arguments = _arguments()
     config = read_config(arguments.run)
-    if arguments.run == EXPERIMENT and config.beside is not None and not config.beside.exists():
+    if arguments.run == EXPERIMENT and config.beside is not None and not (config.beside / SETTINGS_FILE).exists():
         _write_earlier_bundle(config.beside)
     for folder, count, seed in (
         (config.validation, VALIDATION_SHARDS, VALIDATION_SEED),
@@ -59,9 +59,9 @@ def main() -> None:
 
 
 def _write_earlier_bundle(folder: Path) -> None:
-    """Out of the history of the repository; SystemExit where there is none."""
+    """Out of the history of the repository, the settings last; SystemExit where there is none."""
     files = {name: _at_the_start(f"models/default/{name}") for name in (WEIGHTS_FILE, SETTINGS_FILE)}
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
         (folder / name).write_bytes(data)
 

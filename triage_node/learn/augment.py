@@ -120,6 +120,7 @@ _BONE_HU = 150.0
 """Below what Appearance.at_most_hu leaves of bone, above soft tissue."""
 _SPOTS = 3
 _CORTICAL_PX = 1
+"""Bone so near to soft tissue stays dense."""
 _GREY_OR_WHITE_HU = (18.0, 45.0)
 _FLUID_HU = 15.0
 _AROUND_MM = 15.0

@@ -91,7 +91,8 @@ def _looks(members: Sequence[Mapping[str, Any]]) -> str:
     if len(members) == 1:
         return f"Each slice is seen {times[members[0]['mirrored']]}."
     told = [f"{of['name']} {of['version']}, which sees each slice {times[of['mirrored']]}" for of in members]
-    return "\n".join([f"The mean counts of {len(members)} networks:", *[f"- {one}" for one in told], ""])
+    of_whom = "What is said of training, and its curves, is of the last; all other figures are of them together."
+    return "\n".join([f"The mean counts of {len(members)} networks:", *[f"- {one}" for one in told], "", of_whom])
 
 
 def _before(training: Mapping[str, Any]) -> str:

@@ -109,8 +109,7 @@ def _draft(config: TrainConfig, drafts: Path, name: str, version: str, tuning: _
         network=config.network,
         grid=config.grid,
         stack=_STACK,
-        mirrored=config.beside
-        is None,  # a second opinion is worth twice the time, a third is not (docs/lab-notebook.md)
+        mirrored=config.beside is None,  # a fourth opinion is not worth its time (docs/decisions/0024-two-networks.md)
         chronic=True,
         appearance=config.images.appearance,
         trained_on=_TRAINED_ON,
