@@ -151,14 +151,15 @@ def test_a_refusal_before_all_was_sent_is_heard(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def refuse() -> None:
-            for _ in range(2):
+            for last in (False, True):
                 connection, _ = server.accept()
+                if last:  # before it is answered: the third would find the door open still
+                    server.close()
                 with connection:
                     connection.recv(1000)
                     connection.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
                     while connection.recv(1 << 20):
                         pass
-            server.close()
 
         threading.Thread(target=refuse).start()
         errors = sent(channel(server.getsockname()[1], timeout_s=2), *outgoing)
