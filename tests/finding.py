@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
-from pynetdicom.transport import ThreadedAssociationServer
+
+from triage_node.testing import serve
 
 FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 Answers = Iterator[tuple[int, Dataset | None]]
@@ -18,10 +19,8 @@ def find_scp(on_find: Callable[[evt.Event], Answers]) -> Iterator[int]:
     """A Study Root C-FIND SCP; yields its port."""
     ae = AE(ae_title="QR")
     ae.add_supported_context(FIND)
-    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_FIND, on_find)])
-    assert isinstance(server, ThreadedAssociationServer)
     try:
-        yield server.server_address[1]
+        yield serve(ae, [(evt.EVT_C_FIND, on_find)])
     finally:
         ae.shutdown()
 

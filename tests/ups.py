@@ -13,10 +13,9 @@ from typing import Any, Final
 
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
-from pynetdicom import AE
 from pynetdicom.association import Association
 
-from triage_node.peers.association import answered
+from triage_node.peers.association import CallingAE
 from triage_node.peers.ups import PULL, PUSH, QUERY, WATCH
 from triage_node.peers.workitem import dataset
 
@@ -69,10 +68,10 @@ class Client:
 @contextmanager
 def calling(port: int, ae_title: str = "READER") -> Iterator[Client]:
     """A client with an open association to a node on this machine."""
-    ae = AE(ae_title=ae_title)
+    ae = CallingAE(ae_title=ae_title)
     for sop_class in (PULL, WATCH, QUERY):
         ae.add_requested_context(sop_class)
-    association = answered(ae.associate("127.0.0.1", port, ae_title="TRIAGE"))
+    association = ae.associate("127.0.0.1", port, ae_title="TRIAGE")
     assert association.is_established
     try:
         yield Client(association)

@@ -26,9 +26,9 @@ from pynetdicom import AE, _config, build_role, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.presentation import AllStoragePresentationContexts, VerificationPresentationContexts
-from pynetdicom.transport import ThreadedAssociationServer
+from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
-from triage_node.peers.association import answered
+from triage_node.peers.association import CallingAE, ClosingSocket, answered
 from triage_node.peers.mllp import END, START
 
 # What a PACS usually takes; a fake must refuse what the real ones refuse.
@@ -101,6 +101,30 @@ def killer(step_name: str, *, times: int = 1) -> Step:
             os.kill(os.getpid(), signal.SIGKILL)
 
     return step
+
+
+class _Connection(RequestHandler):
+    """One that is closed at its end, also where the peer has reset it."""
+
+    def _create_association(self) -> Association:
+        association = super()._create_association()
+        association.dul.event_queue.get_nowait()  # the stock socket announced itself (Evt5), so will this one
+        association.dul.socket = ClosingSocket(association, client_socket=self.request)
+        return association
+
+
+def serve(ae: AE, handlers: Sequence[evt.EventHandlerType], *, host: str = "127.0.0.1", port: int = 0) -> int:
+    """Answer as `ae`, in threads, until its `shutdown()`; returns the bound port. `AE.start_server` polls too slowly
+    for tests and leaves sockets open."""
+    server = ae.make_server(
+        (host, port),
+        evt_handlers=list(handlers),
+        server_class=ThreadedAssociationServer,
+        request_handler=_Connection,
+    )
+    ae._servers.append(server)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": _POLL_S}).start()
+    return int(server.server_address[1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,19 +292,13 @@ class DemoUps:
         self._ae.require_called_aet = True
         for sop_class in (*self._classes, str(VerificationPresentationContexts[0].abstract_syntax)):
             self._ae.add_supported_context(sop_class)
-        server = self._ae.make_server(
-            ("127.0.0.1", self.port),
-            evt_handlers=[
-                (evt.EVT_N_CREATE, self._on_create),
-                (evt.EVT_N_ACTION, self._on_action),
-                (evt.EVT_N_SET, self._on_set),
-                (evt.EVT_N_GET, self._on_get),
-            ],
-            server_class=ThreadedAssociationServer,
-        )
-        self._ae._servers.append(server)
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": _POLL_S}).start()
-        self.port = int(server.server_address[1])
+        handlers: list[evt.EventHandlerType] = [
+            (evt.EVT_N_CREATE, self._on_create),
+            (evt.EVT_N_ACTION, self._on_action),
+            (evt.EVT_N_SET, self._on_set),
+            (evt.EVT_N_GET, self._on_get),
+        ]
+        self.port = serve(self._ae, handlers, port=self.port)
         return self
 
     def __exit__(
@@ -428,7 +446,6 @@ class DemoPacs:
         self._commitment = commitment
         self._objects: dict[str, StoredObject] = {}
         self._changed = threading.Condition()
-        self._server: ThreadedAssociationServer | None = None
         self._ae: AE | None = None
 
     def start(self) -> int:
@@ -437,25 +454,19 @@ class DemoPacs:
         _config.LOG_HANDLER_LEVEL = "none"
         self._folder.mkdir(parents=True, exist_ok=True)
         self._ae = self._application_entity()
-        self._server = self._ae.make_server(
-            (self._host, self.port),
-            evt_handlers=[
-                (evt.EVT_ESTABLISHED, lambda event: answered(event.assoc)),  # its reports lose no answer
-                (evt.EVT_C_STORE, self._on_store),
-                (evt.EVT_N_ACTION, self._on_action),
-            ],
-            server_class=ThreadedAssociationServer,
-        )
-        self._ae._servers.append(self._server)  # as start_server does, which polls too slowly for tests
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": _POLL_S}).start()
-        self.port = int(self._server.server_address[1])
+        handlers: list[evt.EventHandlerType] = [
+            (evt.EVT_ESTABLISHED, lambda event: answered(event.assoc)),  # its reports lose no answer
+            (evt.EVT_C_STORE, self._on_store),
+            (evt.EVT_N_ACTION, self._on_action),
+        ]
+        self.port = serve(self._ae, handlers, host=self._host, port=self.port)
         return self.port
 
     def stop(self) -> None:
         """Abort what is going on and stop."""
         if self._ae:
             self._ae.shutdown()
-            self._ae = self._server = None
+            self._ae = None
 
     def __enter__(self) -> DemoPacs:
         self.start()
@@ -523,10 +534,10 @@ class DemoPacs:
         assert self._commitment is not None
         assert self._commitment.call_back is not None
         ae_title, host, port = self._commitment.call_back
-        ae = AE(ae_title=self.ae_title)
+        ae = CallingAE(ae_title=self.ae_title)
         ae.add_requested_context(_COMMITMENT)
         role = build_role(_COMMITMENT, scp_role=True)
-        association = answered(ae.associate(host, port, ae_title=ae_title, ext_neg=[role]))
+        association = ae.associate(host, port, ae_title=ae_title, ext_neg=[role])
         if association.is_established:
             self._report_here(association, report, event_type)
             association.release()

@@ -13,7 +13,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage
-from pynetdicom import AE, build_role
+from pynetdicom import build_role
 from pynetdicom.association import Association
 
 from tests.integration.tiny import write_ct
@@ -24,7 +24,7 @@ from triage_node import preflight
 from triage_node.domain import CommitmentReport
 from triage_node.errors import DeliveryError
 from triage_node.peers import STORAGE_COMMITMENT
-from triage_node.peers.association import answered
+from triage_node.peers.association import CallingAE
 from triage_node.pipeline.committing import note_report, request_commitment
 from triage_node.store import commitments, outbox
 from triage_node.testing import Commitment, DemoPacs
@@ -296,11 +296,11 @@ def test_a_request_is_written_down_before_it_is_sent(start: Callable[..., tuple[
 
 
 def associate_as_pacs(sender: Sender, *, calling_ae: str = "PACS", takes_its_role: bool = True) -> Association:
-    ae = AE(ae_title=calling_ae)
+    ae = CallingAE(ae_title=calling_ae)
     ae.add_requested_context(STORAGE_COMMITMENT)
     ae.add_requested_context(CTImageStorage)
     roles = [build_role(STORAGE_COMMITMENT, scp_role=True)] if takes_its_role else []
-    return answered(ae.associate("127.0.0.1", sender.port, ae_title="TRIAGE", ext_neg=roles))
+    return ae.associate("127.0.0.1", sender.port, ae_title="TRIAGE", ext_neg=roles)
 
 
 def test_a_destination_that_forgets_role_selection_is_heard_all_the_same(

@@ -20,7 +20,6 @@ from hl7apy.parser import parse_message
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE, evt
-from pynetdicom.transport import ThreadedAssociationServer
 
 from tests import ct
 from tests.orthanc import running_orthanc
@@ -33,7 +32,7 @@ from triage_node.pipeline.asking import AGAIN_S, NO_IDENTITY, NO_ORDER, SEVERAL_
 from triage_node.pipeline.retention import remove_old
 from triage_node.service import deliver
 from triage_node.store import requested, worklist
-from triage_node.testing import DemoPacs, DemoRis
+from triage_node.testing import DemoPacs, DemoRis, serve
 
 # pynetdicom's server, shut down while a caller has only just connected
 pytestmark = pytest.mark.filterwarnings("ignore:Exception in thread:pytest.PytestUnhandledThreadExceptionWarning")
@@ -134,10 +133,8 @@ def answering(*answers: Dataset | bytes) -> Iterator[int]:
 
     ae = AE(ae_title="WL")
     ae.add_supported_context(MODALITY_WORKLIST)
-    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_FIND, on_find)])
-    assert isinstance(server, ThreadedAssociationServer)
     try:
-        yield server.server_address[1]
+        yield serve(ae, [(evt.EVT_C_FIND, on_find)])
     finally:
         ae.shutdown()
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from triage_node.config import Destination
 from triage_node.deliver.dicom import DicomDestination
 from triage_node.errors import DeliveryError
 from triage_node.peers import OutgoingObject, Peer, StoreResult, echo, raise_for_status, send_folder, store
-from triage_node.testing import DemoPacs
+from triage_node.testing import DemoPacs, serve
 
 WAIT_S = 20
 
@@ -86,6 +87,29 @@ def test_a_server_that_never_answers_is_retryable() -> None:
         with pytest.raises(DeliveryError, match="did not answer as a DICOM node") as caught:
             echo(peer, calling_ae="TRIAGE", timeout_s=0.3)
     assert caught.value.retryable
+
+
+def test_a_connection_to_a_peer_that_talks_no_dicom_is_closed() -> None:
+    closed = threading.Event()
+
+    def talk() -> None:
+        connection, _ = server.accept()
+        with connection, suppress(ConnectionError):
+            connection.settimeout(WAIT_S)
+            connection.sendall(b"no DICOM" * 100_000)
+            while connection.recv(4096):
+                pass
+        closed.set()
+
+    gc.disable()  # it would close what is left open
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            threading.Thread(target=talk, daemon=True).start()
+            with pytest.raises(DeliveryError, match="did not answer as a DICOM node"):
+                echo(Peer(ae_title="PACS", host="127.0.0.1", port=server.getsockname()[1]), calling_ae="T", timeout_s=2)
+            assert closed.wait(2)
+    finally:
+        gc.enable()
 
 
 # ---------------------------------------------------------------- storing
@@ -207,14 +231,33 @@ def test_a_connection_that_is_cut_is_not_waited_for(tmp_path: Path) -> None:
 
     ae = AE(ae_title="PACS")
     ae.add_supported_context(CTImageStorage, ExplicitVRLittleEndian)
-    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, cut)])
     try:
-        peer = Peer(ae_title="PACS", host="127.0.0.1", port=server.server_address[1])
+        peer = Peer(ae_title="PACS", host="127.0.0.1", port=serve(ae, [(evt.EVT_C_STORE, cut)]))
         objects = [write_ct(tmp_path / f"{number}.dcm") for number in range(5)]
         results = [result for _ in range(10) for result in store_all(peer, *objects, timeout_s=300)]
     finally:
         ae.shutdown()
     assert [bool(result.error and result.error.retryable) for result in results] == [True] * 50
+
+
+def test_our_fakes_close_a_connection_that_the_caller_has_reset() -> None:
+    opened: list[socket.socket] = []
+    ended = threading.Event()
+    ae = AE(ae_title="PACS")
+    ae.add_supported_context(CTImageStorage)
+    handlers = [
+        (evt.EVT_CONN_OPEN, lambda event: opened.append(event.assoc.dul.socket.socket)),
+        (evt.EVT_CONN_CLOSE, lambda _event: ended.set()),
+    ]
+    try:
+        with socket.create_connection(("127.0.0.1", serve(ae, handlers))) as caller:
+            caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            caller.send(b"\x01")
+        assert ended.wait(WAIT_S)
+        ae.shutdown()
+        assert [connection.fileno() for connection in opened] == [-1]
+    finally:
+        ae.shutdown()
 
 
 def test_a_peer_that_stops_reading_does_not_hang_us(tmp_path: Path) -> None:
@@ -226,9 +269,8 @@ def test_a_peer_that_stops_reading_does_not_hang_us(tmp_path: Path) -> None:
 
     ae = AE(ae_title="PACS")
     ae.add_supported_context(CTImageStorage, ExplicitVRLittleEndian)
-    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_PDU_RECV, stop_reading)])
     try:
-        peer = Peer(ae_title="PACS", host="127.0.0.1", port=server.server_address[1])
+        peer = Peer(ae_title="PACS", host="127.0.0.1", port=serve(ae, [(evt.EVT_PDU_RECV, stop_reading)]))
         [result] = store_all(peer, write_ct(tmp_path / "big.dcm", size=4000), timeout_s=0.5)  # 32 MB
     finally:
         let_go.set()

@@ -13,7 +13,6 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, MRImageStorage, generate_uid
 from pynetdicom import AE, evt
-from pynetdicom.transport import ThreadedAssociationServer
 
 from tests import ct
 from tests.arrivals import Clock, received
@@ -23,13 +22,14 @@ from triage_node import config
 from triage_node.admit import Admission, no_step
 from triage_node.errors import ConfigError
 from triage_node.peers import STORAGE_COMMITMENT
-from triage_node.peers.association import answered
+from triage_node.peers.association import CallingAE
 from triage_node.pipeline.parts import Parts
 from triage_node.pipeline.promising import note_request, report_promises
 from triage_node.receive import Listener
 from triage_node.spool import Spool
 from triage_node.store import promises
 from triage_node.store.database import Database, open_database
+from triage_node.testing import serve
 
 # pynetdicom's server, shut down while a caller has only just connected
 pytestmark = pytest.mark.filterwarnings("ignore:Exception in thread:pytest.PytestUnhandledThreadExceptionWarning")
@@ -55,10 +55,8 @@ class Scanner:
         """While it is up."""
         ae = AE(ae_title="CT1")
         ae.add_supported_context(STORAGE_COMMITMENT, scu_role=True, scp_role=True)
-        handlers = [(evt.EVT_N_EVENT_REPORT, self.on_report)]
-        server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
-        assert isinstance(server, ThreadedAssociationServer)
         try:
+            serve(ae, [(evt.EVT_N_EVENT_REPORT, self.on_report)], port=port)
             yield
         finally:
             ae.shutdown()
@@ -107,9 +105,9 @@ class Site:
 
     def ask(self, *references: tuple[str, str], action: int = 1, transaction: str = "2.25.77") -> int:
         """As the scanner does; returns the status."""
-        ae = AE(ae_title="CT1")
+        ae = CallingAE(ae_title="CT1")
         ae.add_requested_context(STORAGE_COMMITMENT)
-        association = answered(ae.associate("127.0.0.1", self.port, ae_title="TRIAGE"))
+        association = ae.associate("127.0.0.1", self.port, ae_title="TRIAGE")
         assert association.is_established
         request = Dataset()
         request.TransactionUID = transaction
@@ -262,7 +260,7 @@ def test_a_source_that_may_not_ask_is_offered_nothing(tmp_path: Path) -> None:
         closing(open_database(f"sqlite:///{tmp_path / 'db.sqlite3'}")) as database,
         closing(Site(tmp_path, database, Clock(), report_port=1, asks=False)) as site,
     ):
-        ae = AE(ae_title="CT1")
+        ae = CallingAE(ae_title="CT1")
         ae.add_requested_context(STORAGE_COMMITMENT)
         association = ae.associate("127.0.0.1", site.port, ae_title="TRIAGE")
         assert [str(each.abstract_syntax) for each in association.rejected_contexts] == [STORAGE_COMMITMENT]

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 from pydicom.dataset import Dataset
-from pynetdicom import AE
 
 from tests import ct
 from tests.finding import find_scp
@@ -23,7 +22,7 @@ from tests.outgoing import Sender
 from tests.tools import free_port
 from triage_node import config
 from triage_node.peers import STORAGE_COMMITMENT
-from triage_node.peers.association import answered
+from triage_node.peers.association import CallingAE
 from triage_node.store import board
 from triage_node.store.database import Database, open_database
 from triage_node.store.receipts import receipts
@@ -125,12 +124,12 @@ def test_a_scanner_asks_is_told_and_the_ledger_knows_what_was_refused(tmp_path: 
     kept, broken = ct.head([0.0, 5.0], matrix=16)
     del broken.StudyInstanceUID
     ct.save([kept, broken], tmp_path / "images")
-    ae = AE(ae_title="CT1")
+    ae = CallingAE(ae_title="CT1")
     for sop_class_uid in (STORAGE_COMMITMENT, kept.SOPClassUID):
         ae.add_requested_context(sop_class_uid)
     start("triage_node", "listen")
     with scanner.listening(port):
-        association = answered(ae.associate("127.0.0.1", listening_port(database), ae_title="TRIAGE"))
+        association = ae.associate("127.0.0.1", listening_port(database), ae_title="TRIAGE")
         assert [association.send_c_store(image).Status for image in (kept, broken)] == [0x0000, 0xC000]
         status, _ = association.send_n_action(asking_for([kept, broken]), 1, STORAGE_COMMITMENT, WELL_KNOWN)
         association.release()

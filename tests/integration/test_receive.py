@@ -31,7 +31,7 @@ from pydicom.uid import (
     JPEGLSLossless,
     RLELossless,
 )
-from pynetdicom import AE, build_role
+from pynetdicom import build_role
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
@@ -43,7 +43,7 @@ from triage_node.config import Config, Destination, Node, Source
 from triage_node.domain import ReceivedObject
 from triage_node.errors import ConfigError, DeliveryError, RejectedObject
 from triage_node.peers import STORAGE_COMMITMENT, OutgoingObject, Peer, StoreResult, echo, store
-from triage_node.peers.association import answered
+from triage_node.peers.association import CallingAE
 from triage_node.receive import TRANSFER_SYNTAXES, Listener
 from triage_node.receive.callers import Caller, Refusal, printable
 from triage_node.receive.hardening import GuardedConnection, HardenedServer, Limits
@@ -82,9 +82,9 @@ class Node_:
         return socket.create_connection(("127.0.0.1", self.port), timeout=WAIT_S)
 
     def associate(self, calling_ae: str = "CT1", syntaxes: tuple[str, ...] = (ExplicitVRLittleEndian,)) -> Association:
-        ae = AE(ae_title=calling_ae)
+        ae = CallingAE(ae_title=calling_ae)
         ae.add_requested_context(CTImageStorage, list(syntaxes))
-        return answered(ae.associate("127.0.0.1", self.port, ae_title=self.peer.ae_title))
+        return ae.associate("127.0.0.1", self.port, ae_title=self.peer.ae_title)
 
 
 def config(**node: object) -> Config:
@@ -336,10 +336,10 @@ def test_who_may_only_report_commitment_stores_nothing_over_that_context(
     """pynetdicom serves a C-STORE over whatever context it names."""
     pacs = Destination(name="pacs", ae_title="PACS", host="127.0.0.1", port=104, commitment=True)
     node = start(replace(config(), destinations=(pacs,)))
-    ae = AE(ae_title="PACS")
+    ae = CallingAE(ae_title="PACS")
     ae.add_requested_context(STORAGE_COMMITMENT, ExplicitVRLittleEndian)
     role = build_role(STORAGE_COMMITMENT, scp_role=True)
-    association = answered(ae.associate("127.0.0.1", node.port, ae_title="TRIAGE", ext_neg=[role]))
+    association = ae.associate("127.0.0.1", node.port, ae_title="TRIAGE", ext_neg=[role])
     assert association.is_established
     (context,) = association.accepted_contexts
     context._abstract_syntax, context._as_scu = CTImageStorage, True
@@ -554,7 +554,7 @@ def test_a_silent_peer_does_not_block_a_tls_handshake_of_others(tmp_path: Path) 
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate, key)
     trust = ssl.create_default_context(cafile=str(certificate))
-    ae = AE(ae_title="TRIAGE")
+    ae = CallingAE(ae_title="TRIAGE")
     ae.add_supported_context("1.2.840.10008.1.1")
     ae.add_requested_context("1.2.840.10008.1.1")
     server = ae.make_server(
@@ -570,7 +570,7 @@ def test_a_silent_peer_does_not_block_a_tls_handshake_of_others(tmp_path: Path) 
     try:
         port = server.server_address[1]
         with socket.create_connection(("127.0.0.1", port), timeout=WAIT_S):
-            association = answered(ae.associate("127.0.0.1", port, tls_args=(trust, "localhost")))
+            association = ae.associate("127.0.0.1", port, tls_args=(trust, "localhost"))
             assert association.send_c_echo().Status == 0x0000
             association.release()
     finally:

@@ -13,7 +13,6 @@ from typing import Any, cast
 
 import pytest
 from pydicom.dataset import Dataset
-from pynetdicom import AE
 
 from tests.arrivals import Clock
 from tests.node import kill
@@ -26,6 +25,7 @@ from triage_node.config import Config, Destination, Node, Source, UpsDestination
 from triage_node.domain import Patient, Priority
 from triage_node.errors import DeliveryError
 from triage_node.peers import Peer
+from triage_node.peers.association import CallingAE
 from triage_node.peers.ups import PULL, QUERY, WATCH, UpsAssociation
 from triage_node.peers.workitem import dataset, performed
 from triage_node.pipeline.parts import Parts
@@ -256,7 +256,7 @@ def test_clients_in_processes_of_their_own_see_one_list(ward: Ward) -> None:
 
 def test_a_source_that_may_not_query_is_not_told(ward: Ward) -> None:
     ward.publish()
-    ae = AE(ae_title="CT1")
+    ae = CallingAE(ae_title="CT1")
     for sop_class in (PULL, WATCH, QUERY, "1.2.840.10008.1.1"):
         ae.add_requested_context(sop_class)
     association = ae.associate("127.0.0.1", ward.port, ae_title="TRIAGE")
