@@ -107,7 +107,7 @@ def test_a_connection_to_a_peer_that_talks_no_dicom_is_closed() -> None:
             threading.Thread(target=talk, daemon=True).start()
             with pytest.raises(DeliveryError, match="did not answer as a DICOM node"):
                 echo(Peer(ae_title="PACS", host="127.0.0.1", port=server.getsockname()[1]), calling_ae="T", timeout_s=2)
-            assert closed.wait(2)
+            assert closed.wait(WAIT_S)
     finally:
         gc.enable()
 
