@@ -297,6 +297,15 @@ def from_grid(
     return native.swapaxes(1, 2) if placement.transposed else native
 
 
+def between_grids(images: Float32Array, source: Grid, target: Grid) -> Float32Array:
+    """(..., size, size) on one grid to another whose middle lies in the same place; 0 outside the first."""
+    if source == target:
+        return images
+    along = resampling_matrix(_centred(source, 0.0, 1.0), _centred(target, 0.0, 1.0))
+    moved = [_mapped(along, image, along) for image in images.reshape(-1, source.size_px, source.size_px)]
+    return np.stack(moved).reshape(*images.shape[:-2], target.size_px, target.size_px)
+
+
 def native_box(chosen: NDArray[np.bool_], placement: Placement, index: int) -> tuple[slice, slice]:
     """Rows and columns of slice `index` that hold all of its pixels which (size, size) `chosen` on its grid reaches.
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.nn import functional
 
 from triage_node import cli
 from triage_node.domain import CLASSES, SUBTYPES
@@ -338,12 +339,36 @@ def test_a_changed_member_makes_the_ensemble_another(members: list[Path], shards
         make_ensemble(members, folder, version="1", tuning=iterate_shards(shards), told_of="noise")
 
 
-def test_masks_on_other_grids_do_not_go_together(shards: Path, tmp_path: Path) -> None:
+def test_masks_of_members_on_other_grids_lie_in_the_same_place(shards: Path, tmp_path: Path) -> None:
     folders = []
-    for number, spacing_mm in enumerate((3.4, 3.0)):
+    for number, grid in enumerate((Grid(size_px=64, spacing_mm=3.4), Grid(size_px=128, spacing_mm=1.7))):
         config = trained(TriageNetConfig(base_width=4, levels=3, head_width=8), shards, tmp_path / f"run-{number}")
         folders.append(tmp_path / f"member-{number}")
-        config = replace(config, grid=Grid(size_px=64, spacing_mm=spacing_mm))
+        make_bundle(
+            replace(config, grid=grid), folders[-1], version="1", tuning=iterate_shards(shards), told_of="noise"
+        )
+    make_ensemble(folders, tmp_path / "both", version="1", tuning=iterate_shards(shards), told_of="noise")
+    case = list(iterate_shards(shards))[1]
+    predictor = Predictor(tmp_path / "both", "cpu")
+    together = predictor.examine(case.volume)
+    coarse, fine = (Predictor(folder, "cpu").examine(case.volume).pixel_probabilities for folder in folders)
+    assert coarse is not None
+    assert together.pixel_probabilities is not None
+    twice = functional.interpolate(torch.from_numpy(coarse), scale_factor=2.0, mode="bilinear", align_corners=False)
+    np.testing.assert_allclose(together.pixel_probabilities, (twice.numpy() + fine) / 2, atol=1e-5)
+    mask = predictor.seen_mask(together, case.volume)
+    assert mask is not None
+    assert mask.shape == case.truth.shape
+
+
+def test_masks_of_other_stacks_do_not_go_together(shards: Path, tmp_path: Path) -> None:
+    folders = []
+    for network in (
+        TriageNetConfig(base_width=4, levels=3, head_width=8),
+        DoubleBranchConfig(width=4, detector_width=4),
+    ):
+        config = trained(network, shards, tmp_path / f"run-{len(folders)}")
+        folders.append(tmp_path / f"member-{len(folders)}")
         make_bundle(config, folders[-1], version="1", tuning=iterate_shards(shards), told_of="noise")
-    with pytest.raises(InferenceError, match=r"must have the same \[grid\], \[stack\] and classes"):
+    with pytest.raises(InferenceError, match=r"must have the same \[stack\] and classes"):
         make_ensemble(folders, tmp_path / "both", version="1", tuning=iterate_shards(shards), told_of="noise")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -124,7 +124,8 @@ class Bundle:
     volume_interval: Mapping[str, tuple[float, float]]
     """By class: what the measured volume is to be multiplied by for the ends of its 90 % interval; may lack classes."""
     members: tuple[Bundle, ...]
-    """Of an ensemble; those that give a mask share `grid` and `stack`. Empty for a bundle of one network."""
+    """Of an ensemble; those that give a mask share `stack`, and `grid` is the finest of theirs. Empty for a bundle of
+    one network."""
     outputs_mask: bool
     outputs_classes: tuple[str, ...]
     """What the bundle speaks about, "any" among it; of any other class the result is None, never 0."""
@@ -216,6 +217,12 @@ def ensemble_sha256(members: Iterable[Bundle]) -> str:
 # ---------------------------------------------------------------- ensembles
 
 
+def leading(members: Sequence[Bundle]) -> Bundle:
+    """The member whose grid is that of the ensemble: the finest of those that give a mask; without any, the first."""
+    seeing = (member for member in members if member.outputs_mask)
+    return min(seeing, key=lambda member: member.grid.spacing_mm, default=members[0])
+
+
 def _as_one(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """With the tables that members have in place of an ensemble, so that all else is checked as ever."""
     own = [table for table in (*_OF_MEMBERS, "stack") if table in settings]
@@ -233,10 +240,10 @@ def _ensemble(folder: Path, settings: Mapping[str, Any]) -> Bundle:
     if nested := [member for member in members if member.members]:
         raise InferenceError(f"{nested[0].folder}: is an ensemble itself; list its members")
     seeing = [member for member in members if member.outputs_mask]
-    if len({(member.grid, member.stack, frozenset(member.outputs_subtypes)) for member in seeing}) > 1:
-        raise InferenceError(f"{path}: members that give a mask must have the same [grid], [stack] and classes")
-    first = (seeing or members)[0]
-    bundle = replace(_bundle(folder, settings), grid=first.grid, stack=first.stack, members=members)
+    if len({(member.stack, frozenset(member.outputs_subtypes)) for member in seeing}) > 1:
+        raise InferenceError(f"{path}: members that give a mask must have the same [stack] and classes")
+    lead = leading(members)
+    bundle = replace(_bundle(folder, settings), grid=lead.grid, stack=lead.stack, members=members)
     if (actual := ensemble_sha256(members)) != bundle.ref.sha256:
         raise InferenceError(
             f"{path}: the members have sha256 {actual} together, but it says {bundle.ref.sha256}; restore the bundle"

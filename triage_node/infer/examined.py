@@ -9,8 +9,8 @@ from typing import Final
 import numpy as np
 
 from triage_node.domain import CLASSES, Float32Array
-from triage_node.infer.bundle import CHRONIC, Bundle
-from triage_node.transforms import Grid, Placement
+from triage_node.infer.bundle import CHRONIC, Bundle, leading
+from triage_node.transforms import Grid, Placement, between_grids
 
 _MOST_SURE: Final = 15.0
 """Log-odds beyond which a member cannot outvote the others."""
@@ -40,18 +40,29 @@ def together(said: Sequence[Examined], bundle: Bundle) -> Examined:
     which the surest round one place is kept later.
     """
     members = bundle.members
-    seeing = [one for one, member in zip(said, members, strict=True) if member.outputs_mask]
-    placed = (seeing or list(said))[0]
-    pixels = [one.pixel_probabilities for one in seeing if one.pixel_probabilities is not None]
+    placed = said[members.index(leading(members))]
     timings = {name: sum(one.timings_s[name] for one in said) for name in said[0].timings_s}
     return replace(
         placed,
-        pixel_probabilities=np.mean(pixels, axis=0, dtype=np.float32) if bundle.outputs_mask else None,
+        pixel_probabilities=_mean_pixels(said, members, bundle.grid) if bundle.outputs_mask else None,
         logits=_mean_logits(said, members),
         chronic=_mean_chronic(said, members) if bundle.outputs_chronic else None,
         boxes=_all_boxes(said, members, placed.placement, bundle.grid) if bundle.outputs_boxes else None,
         timings_s=timings,
     )
+
+
+def _mean_pixels(said: Sequence[Examined], members: Sequence[Bundle], grid: Grid) -> Float32Array:
+    """(slabs, 6, size, size) on `grid`; what lies outside that of a member is background."""
+    parts = []
+    for one, member in zip(said, members, strict=True):
+        if one.pixel_probabilities is not None:
+            pixels = between_grids(one.pixel_probabilities, member.grid, grid)
+            if pixels is not one.pixel_probabilities:
+                pixels[:, 0] = 1 - pixels[:, 1:].sum(axis=1)
+            parts.append(pixels)
+    mean: Float32Array = np.mean(parts, axis=0, dtype=np.float32)
+    return mean
 
 
 def _mean_logits(said: Sequence[Examined], members: Sequence[Bundle]) -> Float32Array:
