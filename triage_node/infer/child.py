@@ -12,6 +12,7 @@ import signal
 import sys
 from typing import IO
 
+from triage_node import heap
 from triage_node.errors import InferenceError
 from triage_node.infer.framing import prediction_frame, read_frame, volume_from_frame, write_frame
 from triage_node.infer.predict import Predictor
@@ -20,6 +21,7 @@ from triage_node.infer.predict import Predictor
 def main(bundle_dir: str, device: str) -> int:
     """Load the bundle, say so, then answer until the parent closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then closes the pipe
+    heap.reuse_arrays()
     volumes, answers = sys.stdin.buffer, _private_stdout()
     try:
         predictor = Predictor(bundle_dir, device)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from triage_node import heap
 from triage_node.errors import ConfigError, TrainingError, UsageError
 from triage_node.learn.augment import AugmentConfig, Views, augment
 from triage_node.learn.checkpoint import (
@@ -85,6 +86,7 @@ class _Run:
     """The parts of one run."""
 
     def __init__(self, config: TrainConfig) -> None:
+        heap.reuse_arrays()
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
         self._config = config
