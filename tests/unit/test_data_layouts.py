@@ -381,3 +381,15 @@ def test_our_own_volumes_go_by_their_mask_or_by_the_table(tmp_path: Path) -> Non
     assert case.truth is None
     assert np.isnan(case.labels[:, CLASSES.index("subdural")]).all()
     assert case.series_labels[CLASSES.index("subdural")] == 1
+
+
+def test_masks_of_our_own_volumes_that_hold_ones_alone_tell_no_kind(tmp_path: Path) -> None:
+    layouts.volumes(tmp_path)
+    masks = [(layouts.square(number) & (number == 2)).astype(np.uint8) for number in range(4)]
+    layouts.save_nifti(tmp_path / "masks/p1/ct.nii.gz", masks)
+    masked, first = loaded("volumes", tmp_path)[0]
+    assert not masked.mask_tells_kinds
+    assert first.told == ("any",)
+    assert first.labels[2, 0] == 1
+    assert np.isnan(first.labels[2, 1:]).all()
+    assert np.array_equal(first.blood, np.array(masks) > 0)

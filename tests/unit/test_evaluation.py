@@ -22,14 +22,21 @@ from triage_node.domain import CLASSES, SUBTYPES, Volume
 from triage_node.errors import UsageError
 from triage_node.learn.dataset import as_volume
 from triage_node.learn.evaluation.figures import write_figures
-from triage_node.learn.evaluation.heads import Case, extra_axial_mm2, kept_in
+from triage_node.learn.evaluation.heads import Case, extra_axial_mm2, judge_head, kept_in
 from triage_node.learn.evaluation.judgement import Failure, Judgement
 from triage_node.learn.evaluation.labels import read_labels
 from triage_node.learn.evaluation.nifti import nifti_labels, nifti_volume
 from triage_node.learn.evaluation.overlap import Overlap
 from triage_node.learn.evaluation.report import confusion, found_by_volume, summarize, table
 from triage_node.learn.evaluation.segmentation import seg_mask
-from triage_node.learn.evaluation.volumes import OWN_LABELS, find_series, parse_mask_labels, read_case
+from triage_node.learn.evaluation.volumes import (
+    OWN_LABELS,
+    dicom_files,
+    find_series,
+    meaning_of,
+    parse_mask_labels,
+    read_case,
+)
 from triage_node.learn.heldout import frozen_settings, series_geometry
 from triage_node.simulate import SimulatedHead, axial_geometry, simulate_head, write_series
 
@@ -259,15 +266,69 @@ def test_a_meaning_that_is_none_is_refused(text: str) -> None:
         parse_mask_labels(text)
 
 
-def test_a_series_without_mask_counts_only_where_labels_say_negative(volume: Volume, tmp_path: Path) -> None:
+def test_masks_of_nothing_but_ones_are_blood_of_any_kind(head: SimulatedHead, volume: Volume, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save_nifti(tmp_path / f"{name}.nii.gz", volume.hu, volume)
+        save_nifti(tmp_path / f"{name}_mask.nii.gz", (head.truth > 0).astype(np.uint8), volume)
+    (tmp_path / "c.nii.gz").touch()
+    (tmp_path / "c_mask.nii.gz").touch()  # unreadable: told when its series is read
+    found = find_series(tmp_path)
+    assert meaning_of(found) == {1: "any"}
+    save_nifti(tmp_path / "b_mask.nii.gz", head.truth, volume)
+    assert meaning_of(found) == OWN_LABELS
+    assert meaning_of(found[:1]) == {1: "any"}
+    case = read_case(found[0], [], meaning_of(found[:1]))
+    assert isinstance(case, Case)
+    assert case.told == ("any",)
+    (tmp_path / "b_mask.nii.gz").rename(tmp_path / "b_mask.dcm")  # segments of SEG tell for themselves
+    assert meaning_of(find_series(tmp_path)) == OWN_LABELS
+
+
+def test_a_series_without_mask_counts_where_labels_tell_of_it(volume: Volume, tmp_path: Path) -> None:
     save_nifti(tmp_path / "a.nii.gz", volume.hu, volume)
     [series] = find_series(tmp_path)
-    negative = read_case(series, read_labels(written(tmp_path, "file,any\na.nii.gz,0\n"), tmp_path), OWN_LABELS)
-    unknown = read_case(series, read_labels(written(tmp_path, "file,any\na.nii.gz,1\n"), tmp_path), OWN_LABELS)
+    negative, positive, unknown = (
+        read_case(series, read_labels(written(tmp_path, f"file,any,epidural\na.nii.gz,{told}\n"), tmp_path), OWN_LABELS)
+        for told in ("0,", "1,0", ",")
+    )
     assert isinstance(negative, Case)
     assert not negative.truth.any()
     assert negative.told == CLASSES
+    assert isinstance(positive, Case)
+    assert not positive.segmented
+    on_disk = replace(volume, paths=(tmp_path,) * len(volume.hu))
+    judged = judge_head(prediction_of(on_disk, np.zeros(volume.hu.shape, np.uint8)), positive)
+    assert (judged.labels["any"], judged.labels["epidural"], judged.labels["subdural"]) == (True, False, None)
+    assert not judged.overlaps
+    assert not judged.slices.known.any()
     assert isinstance(unknown, Failure)
+    assert "any = 0 or 1" in unknown.reason
+
+
+def test_dicom_files_are_found_whatever_their_names(head: SimulatedHead, tmp_path: Path) -> None:
+    write_series(head, tmp_path / "p1" / "ct", seed=5, created_at=datetime(2026, 1, 2, tzinfo=UTC))
+    named = sorted((tmp_path / "p1" / "ct").glob("*.dcm"))
+    for number, path in enumerate(named):
+        path.rename(
+            path.with_name((f"IM{number:06}", f"1.2.840.{number}", f"{number}.DCM", f"{number}.IMA")[number % 4])
+        )
+    for other in ("DICOMDIR", "notes.txt", "labels.csv", "odd"):
+        (tmp_path / "p1" / "ct" / other).write_bytes(bytes(128) + (b"DICM" if other == "DICOMDIR" else b""))
+    save_nifti(tmp_path / "p1" / "mask.nii.gz", head.truth, assemble(dicom_files(tmp_path / "p1" / "ct")), "IJK")
+    [series] = find_series(tmp_path)
+    assert (series.name, series.mask) == ("p1/ct", tmp_path / "p1" / "mask.nii.gz")
+    case = read_case(series, [], OWN_LABELS)
+    assert isinstance(case, Case)
+    assert len(dicom_files(series.image)) == len(named) == len(case.volume.hu)
+    np.testing.assert_array_equal(case.truth, head.truth)
+
+
+def test_a_mask_of_no_name_is_of_the_only_image(tmp_path: Path) -> None:
+    for name in ("p1/image.nii.gz", "p1/mask.nii.gz", "p2/a.nii.gz", "p2/b.nii.gz", "p2/seg.nii.gz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = {series.name: series.mask and series.mask.name for series in find_series(tmp_path)}
+    assert found == {"p1/image.nii.gz": "mask.nii.gz", "p2/a.nii.gz": None, "p2/b.nii.gz": None}
 
 
 def test_a_dicom_series_takes_a_nifti_mask(head: SimulatedHead, tmp_path: Path) -> None:

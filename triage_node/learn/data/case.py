@@ -1,4 +1,4 @@
-"""What a reader makes of a data set: entries, found without decoding a pixel, and one entry with pixels and truth."""
+"""What a reader makes of a data set: entries, found without decoding an image, and one entry with pixels and truth."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ class Entry:
     files: tuple[Path, ...]
     """The DICOM files of a series, or one NIfTI file or picture."""
     mask: Path | None = None
+    mask_tells_kinds: bool = True
+    """Whether labels of the mask are kinds of blood, for a layout that has both."""
     labels: tuple[LabelRow, ...] = ()
     """What the tables of the data set say of each file, or of each slice of the file in its own order."""
     series_labels: LabelRow = NOT_KNOWN

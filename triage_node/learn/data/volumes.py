@@ -7,16 +7,22 @@ from typing import Final
 
 import numpy as np
 
-from triage_node.assemble import assemble
 from triage_node.errors import UsageError
 from triage_node.learn.data.case import NOT_KNOWN, Entry, Loaded, wrong_layout
 from triage_node.learn.data.pairs import stem
 from triage_node.learn.data.pictures import TABLE, label_row
-from triage_node.learn.data.truth import by_slice, told_by_kinds, told_by_table
+from triage_node.learn.data.truth import by_slice, told_by_blood, told_by_kinds, told_by_table
 from triage_node.learn.evaluation.judgement import Failure
 from triage_node.learn.evaluation.labels import read_labels
-from triage_node.learn.evaluation.nifti import nifti_volume
-from triage_node.learn.evaluation.volumes import OWN_LABELS, Series, find_series, read_case
+from triage_node.learn.evaluation.volumes import (
+    BLOOD,
+    OWN_LABELS,
+    Series,
+    find_series,
+    meaning_of,
+    read_case,
+    read_volume,
+)
 
 _EXPECTED: Final = (
     f"images/NAME.nii.gz or folders images/NAME/*.dcm, masks/NAME.nii.gz or *_mask beside them, and {TABLE} for series "
@@ -38,7 +44,7 @@ def find(root: Path) -> list[Entry]:
         raise UsageError(
             f"{root / TABLE}: {len(unknown)} line(s) name no series here, the first {labels[unknown[0]].name}"
         )
-    entries = []
+    entries, only_blood = [], meaning_of(found) is BLOOD
     for series in found:
         label = labels.get(series.image.resolve())
         entries.append(
@@ -47,6 +53,7 @@ def find(root: Path) -> list[Entry]:
                 patient=(label and label.patient) or _patient(series, root),
                 files=(series.image,),
                 mask=series.mask,
+                mask_tells_kinds=not only_blood,
                 series_labels=label_row(label.classes) if label else NOT_KNOWN,
             )
         )
@@ -57,12 +64,15 @@ def load(entry: Entry) -> Loaded:
     """By the mask, or where there is none by the labels of the series."""
     [image] = entry.files
     if entry.mask is None:
-        volume = assemble(sorted(image.glob("*.dcm"))) if image.is_dir() else nifti_volume(image)
+        volume = read_volume(image)
         labels = by_slice(entry.series_labels, len(volume.hu))
         return told_by_table(volume, labels, np.array(entry.series_labels, np.float32))
-    case = read_case(Series(name=entry.name, image=image, mask=entry.mask), [], OWN_LABELS)
+    meaning = OWN_LABELS if entry.mask_tells_kinds else BLOOD
+    case = read_case(Series(name=entry.name, image=image, mask=entry.mask), [], meaning)
     if isinstance(case, Failure):
         raise UsageError(case.reason)
+    if not entry.mask_tells_kinds:
+        return told_by_blood(case.volume, case.truth > 0)
     return told_by_kinds(case.volume, case.truth)
 
 

@@ -21,7 +21,7 @@ from triage_node.learn.evaluation.judgement import Failure, Judgement
 from triage_node.learn.evaluation.labels import Label, read_labels
 from triage_node.learn.evaluation.report import summarize
 from triage_node.learn.evaluation.shards import iterate_shards
-from triage_node.learn.evaluation.volumes import OWN_LABELS, find_series, parse_mask_labels, read_case
+from triage_node.learn.evaluation.volumes import find_series, meaning_of, parse_mask_labels, read_case
 
 KINDS = ("images", "volumes", "simulated", "shards", *(name for name in LAYOUTS if name != "volumes"))
 """Beside our own: the layouts of published data sets (docs/data-sets.md)."""
@@ -128,6 +128,7 @@ def _cases(question: Question, labels: list[Label]) -> Iterator[Case | Failure]:
     if question.kind in LAYOUTS and question.kind != "volumes":
         yield from iterate_layout(question.kind, question.root)
         return
-    meaning = parse_mask_labels(question.mask_labels) if question.mask_labels else OWN_LABELS
-    for series in tqdm(find_series(question.root), desc="volumes", unit="series"):
+    found = find_series(question.root)
+    meaning = parse_mask_labels(question.mask_labels) if question.mask_labels else meaning_of(found)
+    for series in tqdm(found, desc="volumes", unit="series"):
         yield read_case(series, labels, meaning)
