@@ -24,7 +24,7 @@ def reuse_arrays() -> None:
     """Arrays up to 32 MiB come from the heap, and what is freed is kept for the next.
 
     By default the kernel clears new pages for every one: a fifth of the time of inference on 32 slices and a sixth of a
-    step of training, for 40 MiB (measured).
+    step of training, for 50 MiB (measured).
     """
     _set(_M_MMAP_THRESHOLD, _LARGEST_REUSED)
     _set(_M_TRIM_THRESHOLD, _KEPT)

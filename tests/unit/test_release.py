@@ -116,9 +116,10 @@ def test_a_release_beside_another_bundle_is_both(
     settings = (bundle.folder / "bundle.toml").read_text()
     assert "Trained on simulated images only." in settings
     card = (bundle.folder / "MODEL_CARD.md").read_text()
+    at = f"at {config.grid.size_px} x {config.grid.size_px} pixels of {config.grid.spacing_mm} mm"
     assert (
-        "- tiny 1, which sees each slice once as it is and once mirrored\n- pair 2, which sees each slice once\n"
-        in card
+        f"- tiny 1, which sees each slice once as it is and once mirrored, {at}\n"
+        f"- pair 2, which sees each slice once, {at}\n" in card
     )
     assert metrics_of(bundle.folder)["simulated"]["series"] == 2
     assert not list(config.run.glob("draft*")), "nothing is left over"

@@ -11,7 +11,7 @@ from triage_node.learn.evaluation.report import found_by_volume
 
 def model_card(name: str, version: str, metrics: Mapping[str, Any]) -> str:
     """Markdown, from the metrics that `release` writes beside it."""
-    simulated, training, grid = metrics["simulated"], metrics["training"], metrics["grid"]
+    simulated, training = metrics["simulated"], metrics["training"]
     slices, windows = simulated["slice_metrics"]["any"], ", ".join(metrics["windows"])
     return f"""# Model card: {name} {version}
 
@@ -20,8 +20,8 @@ with the weights; the same figures are in metrics.json.
 
 ## What it is
 A 2.5-D multi-task network (`networks/triagenet.py`; plain torch) for adult non-contrast axial head CT. It sees each
-slice at {grid["size_px"]} x {grid["size_px"]} pixels of {grid["spacing_mm"]} mm through these windows: {windows}; and
-the slices below and above through the first. A single slice or picture works too.
+slice through these windows: {windows}; and the slices below and above through the first. A single slice or picture
+works too.
 {_looks(metrics["members"])}
 It gives the probability of any intracranial hemorrhage and of five subtypes for slice and series, a mask of the
 subtypes, and whether subdural blood is chronic.
@@ -86,13 +86,18 @@ False subdural or epidural area in a slice, without the series gate: {_rims(metr
 
 
 def _looks(members: Sequence[Mapping[str, Any]]) -> str:
-    """How often each slice is seen, and by whom."""
-    times = {True: "once as it is and once mirrored", False: "once"}
+    """How often each slice is seen, by whom, and how finely."""
     if len(members) == 1:
-        return f"Each slice is seen {times[members[0]['mirrored']]}."
-    told = [f"{of['name']} {of['version']}, which sees each slice {times[of['mirrored']]}" for of in members]
+        return f"Each slice is seen {_look(members[0])}."
+    told = [f"- {of['name']} {of['version']}, which sees each slice {_look(of)}" for of in members]
     of_whom = "What is said of training, and its curves, is of the last; all other figures are of them together."
-    return "\n".join([f"The mean counts of {len(members)} networks:", *[f"- {one}" for one in told], "", of_whom])
+    return "\n".join([f"The mean counts of {len(members)} networks:", *told, "", of_whom])
+
+
+def _look(member: Mapping[str, Any]) -> str:
+    size_px, spacing_mm = member["grid"]["size_px"], member["grid"]["spacing_mm"]
+    times = "once as it is and once mirrored" if member["mirrored"] else "once"
+    return f"{times}, at {size_px} x {size_px} pixels of {spacing_mm} mm"
 
 
 def _before(training: Mapping[str, Any]) -> str:

@@ -76,6 +76,7 @@ class TrainConfig:
     checkpoint_every: int = 500
     """Steps; new shards are taken up then, too."""
     validate_every: int = 1000
+    """Steps; and after the last one."""
     validation_batches: int = 12
     patience: int = 8
     """Validations on the fine grid without a better loss, after which training ends."""

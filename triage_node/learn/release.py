@@ -189,10 +189,14 @@ def _metrics(
     record = read_record(config.run)
     return {
         "members": [
-            {"name": member.ref.name, "version": member.ref.version, "mirrored": member.mirrored}
+            {
+                "name": member.ref.name,
+                "version": member.ref.version,
+                "mirrored": member.mirrored,
+                "grid": asdict(member.grid),
+            }
             for member in predictor.bundle.members or [predictor.bundle]
         ],
-        "grid": asdict(config.grid),
         "windows": list(config.images.windows),
         "series_fingerprint": test.fingerprint.hexdigest(),
         "simulated": {"series": len(test.judgements), **summarize(test.judgements, [], prevalence=_PREVALENCE)},

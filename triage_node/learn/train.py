@@ -154,7 +154,8 @@ class _Run:
     def _after_step(self) -> None:
         if self._bar is not None:
             self._bar.update()
-        if self._held_out and self.state.step % self._config.validate_every == 0:
+        due = self.state.step % self._config.validate_every == 0 or self.state.step == self._config.steps
+        if self._held_out and due:
             self._tell()
             self._validate(self._held_out)
             self.draw()
