@@ -1,7 +1,8 @@
 """A picture of one head CT slice (PNG or JPEG, window unknown) as a Volume of one slice. numpy, scipy and pillow only.
 
 A picture has neither Hounsfield units nor millimetres. Both are made up in one fixed way, which training imitates:
-grey 0..255 counts as 0..80 HU, and the longer side of the head's box as HEAD_MM.
+grey 0..255 counts as 0..80 HU, and the longer side of the head's box as HEAD_MM. Bone is white: inverted pictures are
+turned back first.
 """
 
 from __future__ import annotations
@@ -50,6 +51,18 @@ _LEAST_HEAD_SHARE: Final = 0.08
 _BRIGHT_GREY: Final = 200.0
 """A lighter background is black to the network whatever the head shows: a slice at the vertex is mostly bone."""
 _WHITE_GREY: Final = 235.0
+_SATURATED_GREY: Final = 10
+"""So near to black or white lies what is beyond the window: bone, fat, air."""
+_SHELL_PX: Final = 2 * _LOOK_PX
+"""A thin skull is lost in a smaller copy."""
+_GAP_PX: Final = 2
+_SHELL_SHARE: Final = 0.4
+_BONE_WITHIN: Final = 0.1
+"""Of such a shell and what it encloses; measured on 28 slices of a real head in windows of 60 to 350 HU, inverted or on
+white."""
+_HU_OFFSETS: Final = (1024, 32768)
+"""What is added to Hounsfield units where files of 16 bits hold them."""
+_SOFT_TISSUE_HU: Final = (10, 60)
 _BONE_SHARE: Final = 0.045
 """Skull and scalp, 8 mm of 180."""
 _NO_BONE_SHARE: Final = 0.03
@@ -78,8 +91,9 @@ class Head:
 def read_picture(source: Path | BinaryIO) -> UInt8Array:
     """(rows, columns) uint8 grey of a PNG or JPEG file: grey or colour, palette, 16 bits, transparent on black.
 
-    Pixels of 16 bits are brought to 8 by the bits that are in use; pictures of 2048 pixels and more are made smaller by
-    a whole factor. Raises UsageError with the reason, not the path.
+    Pixels of 16 bits are brought to 8 through the brain window if they are Hounsfield units plus 1024 or 32768, else by
+    the bits that are in use; pictures of 2048 pixels and more are made smaller by a whole factor. Raises UsageError
+    with the reason, not the path.
     """
     try:
         with Image.open(source, formats=_FORMATS) as image:
@@ -95,6 +109,7 @@ def picture_volume(grey: UInt8Array) -> Volume:
 
     Its HU and millimetres are conventions (see above): volumes in mL mean nothing.
     """
+    grey = bone_white(grey)
     head = find_head(grey)
     if head.mask is not None and head.background > min(_BRIGHT_GREY, np.median(grey[head.mask])):
         canvas = _centred(np.where(head.mask, grey, 0).astype(np.uint8), head, 0)  # air is never bright on CT
@@ -116,7 +131,25 @@ def picture_volume(grey: UInt8Array) -> Volume:
 
 def picture_mask(mask: NDArray[np.bool_], grey: UInt8Array) -> NDArray[np.bool_]:
     """(rows, columns) bool over the picture `grey` to (1, side, side) over `picture_volume(grey)`."""
-    return _centred(mask.astype(np.uint8), find_head(grey), 0)[None] > 0
+    return _centred(mask.astype(np.uint8), find_head(bone_white(grey)), 0)[None] > 0
+
+
+def bone_white(grey: UInt8Array) -> UInt8Array:
+    """(rows, columns) uint8, turned back where it is inverted: on a light background a black shell with no bone in it.
+
+    A page may as well be white around a head whose bone is white: there fat is the black shell, and bone lies within.
+    """
+    head = find_head(grey)
+    if head.mask is None or head.background <= _BRIGHT_GREY:
+        return grey
+    factor = max(1, -(-max(grey.shape) // _SHELL_PX))
+    small, mask = np.asarray(Image.fromarray(grey).reduce(factor)), head.mask[::factor, ::factor]
+    black = mask & (small <= _SATURATED_GREY)
+    within = _largest(ndimage.binary_fill_holes(_closed(black)))
+    if within.sum() < _SHELL_SHARE * mask.sum():
+        return grey
+    has_bone = np.mean(small[within] >= 255 - _SATURATED_GREY) > _BONE_WITHIN
+    return grey if has_bone else 255 - grey
 
 
 def find_head(grey: UInt8Array) -> Head:
@@ -166,6 +199,10 @@ def _grey(image: Image.Image) -> UInt8Array:
 
 
 def _eight_bits(values: NDArray[np.int64]) -> UInt8Array:
+    for offset in _HU_OFFSETS:
+        hu = values - offset
+        if np.mean((hu >= _SOFT_TISSUE_HU[0]) & (hu <= _SOFT_TISSUE_HU[1])) >= _LEAST_HEAD_SHARE:
+            return np.rint(hu.clip(0, WHITE_HU) * (255.0 / WHITE_HU)).astype(np.uint8)
     bits = max(8, int(values.max()).bit_length())
     shifted: UInt8Array = (values.clip(0) >> (bits - 8)).astype(np.uint8)
     return shifted
@@ -184,16 +221,30 @@ def _piece(grey: UInt8Array) -> tuple[NDArray[np.bool_], float] | None:
     level, contrast = background
     filled = ndimage.binary_fill_holes(np.abs(small - level) > contrast)
     opened = ndimage.binary_opening(filled, iterations=max(1, round(_OPENING_SHARE * max(small.shape))))
-    pieces, count = ndimage.label(opened)
-    areas = np.bincount(pieces.ravel(), minlength=count + 1)[1:]
-    if not count or areas.max() < _LEAST_HEAD_SHARE * small.size:
+    mask = _largest(opened)
+    if mask.sum() < _LEAST_HEAD_SHARE * small.size:
         return None
-    mask = pieces == 1 + int(areas.argmax())
     is_bare = np.mean(np.abs(small[mask] - level) <= contrast) < _NO_BONE_SHARE
     if level >= _WHITE_GREY and is_bare and not _is_panel(mask):
         mask = _with_rim(mask)  # bone is as white as the background, and what stood out is the brain
     enlarged = np.repeat(np.repeat(mask, factor, axis=0), factor, axis=1)
     return enlarged[: grey.shape[0], : grey.shape[1]], level
+
+
+def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The largest connected piece; nothing of nothing."""
+    pieces, _ = ndimage.label(mask)
+    areas = np.bincount(pieces.ravel())
+    areas[0] = 0
+    largest: NDArray[np.bool_] = mask & (pieces == areas.argmax())
+    return largest
+
+
+def _closed(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Without gaps as wide as a suture; padded, since scipy erodes from the border."""
+    wide = np.pad(mask, _GAP_PX)
+    closed: NDArray[np.bool_] = ndimage.binary_closing(wide, iterations=_GAP_PX)[_GAP_PX:-_GAP_PX, _GAP_PX:-_GAP_PX]
+    return closed
 
 
 def _box(mask: NDArray[np.bool_]) -> tuple[slice, slice]:

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from triage_node.errors import UsageError
-from triage_node.picture import HEAD_MM, find_head, picture_volume, read_picture
+from triage_node.picture import HEAD_MM, bone_white, find_head, picture_mask, picture_volume, read_picture
 from triage_node.simulate import axial_geometry, simulate_head
 
 WINDOWS = [(40, 80), (35, 150), (40, 400), (500, 2000)]
@@ -139,6 +139,20 @@ def head_mask_of(hu: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------- files
 
 
+@pytest.mark.parametrize("window", WINDOWS[:3])
+def test_an_inverted_picture_is_turned_back(window: tuple[int, int]) -> None:
+    as_usual, inverted = grey(window), 255 - grey(window)
+    np.testing.assert_array_equal(bone_white(inverted), as_usual)
+    np.testing.assert_array_equal(picture_volume(inverted).hu, picture_volume(as_usual).hu)
+    np.testing.assert_array_equal(picture_mask(head_mask(window), inverted), picture_mask(head_mask(window), as_usual))
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("background", [0, 120, 255])
+def test_a_picture_whose_bone_is_white_stays(window: tuple[int, int], background: int) -> None:
+    np.testing.assert_array_equal(bone_white(grey(window, background)), grey(window, background))
+
+
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "P"])
 def test_every_kind_of_png_gives_the_same_grey(mode: str, tmp_path: Path) -> None:
     picture = grey((40, 80))
@@ -151,6 +165,13 @@ def test_sixteen_bits_are_brought_to_eight_by_those_in_use(tmp_path: Path) -> No
     for name, shift in (("full.png", 8), ("twelve.png", 4), ("eight.png", 0)):
         Image.fromarray(picture.astype(np.uint16) << shift).save(tmp_path / name)
         np.testing.assert_array_equal(read_picture(tmp_path / name), picture)
+
+
+@pytest.mark.parametrize("offset", [1024, 32768])
+def test_hounsfield_units_in_sixteen_bits_are_seen_through_the_brain_window(offset: int, tmp_path: Path) -> None:
+    stored = np.rint(hounsfield()).clip(-1000, 3000).astype(np.int32) + offset
+    Image.fromarray(stored.astype(np.uint16)).save(tmp_path / "a.png")
+    assert np.abs(read_picture(tmp_path / "a.png").astype(int) - grey((40, 80))).max() <= 2
 
 
 def test_a_huge_picture_is_made_smaller(tmp_path: Path) -> None:
