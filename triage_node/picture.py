@@ -2,7 +2,7 @@
 
 A picture has neither Hounsfield units nor millimetres. Both are made up in one fixed way, which training imitates:
 grey 0..255 counts as 0..80 HU, and the longer side of the head's box as HEAD_MM. Bone is white: inverted pictures are
-turned back first.
+turned back first. A window that is much wider shows in how alike all brain is, and is narrowed.
 """
 
 from __future__ import annotations
@@ -60,6 +60,20 @@ _SHELL_SHARE: Final = 0.4
 _BONE_WITHIN: Final = 0.1
 """Of such a shell and what it encloses; measured on 28 slices of a real head in windows of 60 to 350 HU, inverted or on
 white."""
+_TISSUE_PX: Final = 95
+"""Of the longer side of the head, 2 mm each: noise averages out."""
+_DEEP_MM: Final = 12.0
+_OFF_BONE_MM: Final = 4.0
+_BONE_GREY: Final = 0.93
+"""Of the brightest in the head."""
+_BLACK_GREY: Final = 3.0
+_LEAST_TISSUE_PX: Final = 60
+_TISSUE_HU: Final = 33.0
+_TISSUE_SPREAD_HU: Final = 9.0
+"""Between the quartiles of what is deep in the head: 8 in simulated slices, 10 in those of a real head, in nine of ten
+within a factor of 1.5 (measured)."""
+_WIDE_HU: Final = 180.0
+_WIDEST_HU: Final = 1000.0
 _HU_OFFSETS: Final = (1024, 32768)
 """What is added to Hounsfield units where files of 16 bits hold them."""
 _SOFT_TISSUE_HU: Final = (10, 60)
@@ -117,7 +131,7 @@ def picture_volume(grey: UInt8Array) -> Volume:
         canvas = _centred(grey, head, round(head.background))
     spacing_mm = HEAD_MM / head.longer_side_px
     return Volume(
-        hu=_hounsfield(canvas)[None],
+        hu=_hounsfield(canvas, _deep_tissue(grey, head))[None],
         sop_uids=(),
         paths=(),
         positions_mm=np.zeros((1, 3)),
@@ -307,6 +321,27 @@ def _centred(grey: UInt8Array, head: Head, surround: int) -> UInt8Array:
     return canvas
 
 
-def _hounsfield(grey: UInt8Array) -> Int16Array:
-    hu: Int16Array = np.rint(grey * (WHITE_HU / 255.0)).astype(np.int16)
+def _deep_tissue(grey: UInt8Array, head: Head) -> NDArray[np.float32]:
+    """Grey of the tissue deep in the head, neither bone nor black, averaged to one value for some 4 mm2."""
+    box = (head.rows, head.columns)
+    factor = max(1, round(head.longer_side_px / _TISSUE_PX))
+    shown = np.asarray(Image.fromarray(grey[box]).reduce(factor), np.float32)
+    mask = np.ones(shown.shape, np.bool_) if head.mask is None else head.mask[box][::factor, ::factor]
+    px_mm = HEAD_MM * factor / head.longer_side_px
+    depth_mm = px_mm * ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    bone = shown >= _BONE_GREY * shown.max(initial=0, where=mask)
+    near_bone = ndimage.binary_dilation(bone, iterations=max(1, round(_OFF_BONE_MM / px_mm)))
+    tissue: NDArray[np.float32] = shown[(depth_mm > _DEEP_MM) & ~near_bone & (shown > _BLACK_GREY)]
+    return tissue
+
+
+def _hounsfield(grey: UInt8Array, tissue: NDArray[np.float32]) -> Int16Array:
+    """As through the brain window; grey in which the tissue is much more alike than there, as through a wider one."""
+    shown = grey * (WHITE_HU / 255.0)
+    if len(tissue) >= _LEAST_TISSUE_PX:
+        low, middle, high = np.percentile(tissue, (25, 50, 75))
+        width_hu = min(_WIDEST_HU, 255.0 * _TISSUE_SPREAD_HU / max(high - low, 1.0))
+        if width_hu > _WIDE_HU:
+            shown = (_TISSUE_HU + (grey - middle) * (width_hu / 255.0)).clip(0.0, WHITE_HU)
+    hu: Int16Array = np.rint(shown).astype(np.int16)
     return hu

@@ -132,6 +132,32 @@ def test_a_white_background_becomes_black_and_the_brain_stays() -> None:
     assert np.median(brains[0]) == pytest.approx(np.median(brains[1]), abs=3)
 
 
+@pytest.mark.parametrize("window", [(40, 400), (100, 1000)])
+def test_what_a_much_wider_window_shows_is_brought_near_the_brain_window(window: tuple[int, int]) -> None:
+    usual, wide = (brain_of(picture_volume(grey(each)).hu[0]) for each in ((40, 80), window))
+    untouched = brain_of(np.rint(grey(window) * (80 / 255)))
+    assert np.median(wide) == pytest.approx(np.median(usual), abs=10)
+    assert 0.6 < wide.std() / usual.std() < 1.6
+    assert untouched.std() < 0.4 * usual.std()
+
+
+@pytest.mark.parametrize("window", [(40, 80), (35, 150)])
+def test_a_usual_window_counts_as_the_brain_window(window: tuple[int, int]) -> None:
+    picture = grey(window)
+    assert np.isin(picture_volume(picture).hu, np.rint(np.unique(picture) * (80 / 255))).all()
+
+
+def test_a_picture_of_one_grey_is_none_of_a_wide_window() -> None:
+    flat = np.zeros((128, 128), np.uint8)
+    flat[30:100, 30:100] = 120
+    assert set(np.unique(picture_volume(flat).hu)) <= {0, 33, 38}
+
+
+def brain_of(hu: np.ndarray) -> np.ndarray:
+    middle = slice(int(0.4 * len(hu)), int(0.6 * len(hu)))
+    return hu[middle, middle].astype(float)
+
+
 def head_mask_of(hu: np.ndarray) -> np.ndarray:
     return np.asarray(ndimage.binary_opening(ndimage.binary_fill_holes(hu > 5), iterations=2))
 
