@@ -341,7 +341,7 @@ def _hounsfield(grey: UInt8Array, tissue: NDArray[np.float32]) -> Int16Array:
     if len(tissue) >= _LEAST_TISSUE_PX:
         low, middle, high = np.percentile(tissue, (25, 50, 75))
         width_hu = min(_WIDEST_HU, 255.0 * _TISSUE_SPREAD_HU / max(high - low, 1.0))
-        if width_hu > _WIDE_HU:
+        if width_hu > _WIDE_HU and high > low:  # what is all alike is no tissue
             shown = (_TISSUE_HU + (grey - middle) * (width_hu / 255.0)).clip(0.0, WHITE_HU)
     hu: Int16Array = np.rint(shown).astype(np.int16)
     return hu

@@ -150,7 +150,7 @@ def test_a_usual_window_counts_as_the_brain_window(window: tuple[int, int]) -> N
 def test_a_picture_of_one_grey_is_none_of_a_wide_window() -> None:
     flat = np.zeros((128, 128), np.uint8)
     flat[30:100, 30:100] = 120
-    assert set(np.unique(picture_volume(flat).hu)) <= {0, 33, 38}
+    assert set(np.unique(picture_volume(flat).hu)) == {0, 38}
 
 
 def brain_of(hu: np.ndarray) -> np.ndarray:
