@@ -1,8 +1,8 @@
 """A picture of one head CT slice (PNG or JPEG, window unknown) as a Volume of one slice. numpy, scipy and pillow only.
 
 A picture has neither Hounsfield units nor millimetres. Both are made up in one fixed way, which training imitates:
-grey 0..255 counts as 0..80 HU, and the longer side of the head's box as HEAD_MM. Bone is white: inverted pictures are
-turned back first. A window that is much wider shows in how alike all brain is, and is narrowed.
+grey 0..255 counts as 0..80 HU, and the longer side of the head's box as HEAD_MM. What training does not show is brought
+near to it first: inverted pictures are turned back, and what a much wider window shows is spread.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ _BLACK_GREY: Final = 3.0
 _LEAST_TISSUE_PX: Final = 60
 _TISSUE_HU: Final = 33.0
 _TISSUE_SPREAD_HU: Final = 9.0
-"""Between the quartiles of what is deep in the head: 8 in simulated slices, 10 in those of a real head, in nine of ten
-within a factor of 1.5 (measured)."""
+"""Between the quartiles of what is deep in the head: 8 in simulated slices (5 to 11 in eight of ten), 10 in those of a
+real head (9 to 12; measured)."""
 _WIDE_HU: Final = 180.0
 _WIDEST_HU: Final = 1000.0
 _HU_OFFSETS: Final = (1024, 32768)
