@@ -1,8 +1,8 @@
 """A picture of one head CT slice (PNG or JPEG, window unknown) as a Volume of one slice. numpy, scipy and pillow only.
 
-A picture has neither Hounsfield units nor millimetres. Both are made up in one fixed way, which training imitates:
-grey 0..255 counts as 0..80 HU, and the longer side of the head's box as HEAD_MM. What training does not show is brought
-near to it first: inverted pictures are turned back, and what a much wider window shows is spread.
+A picture has neither Hounsfield units nor millimetres. Both are made up in one fixed way, by which training reads its
+pictures, too (learn.picture): grey 0..255 counts as 0..80 HU, what a much wider window shows is spread, and the longer
+side of the head's box is HEAD_MM. Inverted pictures are turned back first.
 """
 
 from __future__ import annotations
@@ -125,13 +125,10 @@ def picture_volume(grey: UInt8Array) -> Volume:
     """
     grey = bone_white(grey)
     head = find_head(grey)
-    if head.mask is not None and head.background > min(_BRIGHT_GREY, np.median(grey[head.mask])):
-        canvas = _centred(np.where(head.mask, grey, 0).astype(np.uint8), head, 0)  # air is never bright on CT
-    else:
-        canvas = _centred(grey, head, round(head.background))
+    shown, surround = on_dark(grey, head)
     spacing_mm = HEAD_MM / head.longer_side_px
     return Volume(
-        hu=_hounsfield(canvas, _deep_tissue(grey, head))[None],
+        hu=hu_of_grey(grey, head)[_centred(shown, head, surround)][None],
         sop_uids=(),
         paths=(),
         positions_mm=np.zeros((1, 3)),
@@ -189,6 +186,30 @@ def find_head(grey: UInt8Array) -> Head:
             break
         rows, columns = _without_frame(*box)
     return Head(rows=rows, columns=columns, mask=None, background=0.0)
+
+
+def on_dark(grey: UInt8Array, head: Head) -> tuple[UInt8Array, int]:
+    """(rows, columns) uint8 and the grey to go on with around it: black for a light background, air is so on CT."""
+    if head.mask is not None and head.background > min(_BRIGHT_GREY, np.median(grey[head.mask])):
+        return np.where(head.mask, grey, 0).astype(np.uint8), 0
+    return grey, round(head.background)
+
+
+def hu_of_grey(grey: UInt8Array, head: Head) -> Int16Array:
+    """(256,) int16 HU that the levels of a (rows, columns) uint8 picture count as.
+
+    As through the brain window; where the tissue is much more alike than there, as through a window that much wider.
+    """
+    levels = np.arange(256)
+    shown = levels * (WHITE_HU / 255.0)
+    tissue = _deep_tissue(grey, head)
+    if len(tissue) >= _LEAST_TISSUE_PX:
+        low, middle, high = np.percentile(tissue, (25, 50, 75))
+        width_hu = min(_WIDEST_HU, 255.0 * _TISSUE_SPREAD_HU / max(high - low, 1.0))
+        if width_hu > _WIDE_HU and high > low:  # what is all alike is no tissue
+            shown = (_TISSUE_HU + (levels - middle) * (width_hu / 255.0)).clip(0.0, WHITE_HU)
+    hu: Int16Array = np.rint(shown).astype(np.int16)
+    return hu
 
 
 # ---------------------------------------------------------------- reading
@@ -333,15 +354,3 @@ def _deep_tissue(grey: UInt8Array, head: Head) -> NDArray[np.float32]:
     near_bone = ndimage.binary_dilation(bone, iterations=max(1, round(_OFF_BONE_MM / px_mm)))
     tissue: NDArray[np.float32] = shown[(depth_mm > _DEEP_MM) & ~near_bone & (shown > _BLACK_GREY)]
     return tissue
-
-
-def _hounsfield(grey: UInt8Array, tissue: NDArray[np.float32]) -> Int16Array:
-    """As through the brain window; grey in which the tissue is much more alike than there, as through a wider one."""
-    shown = grey * (WHITE_HU / 255.0)
-    if len(tissue) >= _LEAST_TISSUE_PX:
-        low, middle, high = np.percentile(tissue, (25, 50, 75))
-        width_hu = min(_WIDEST_HU, 255.0 * _TISSUE_SPREAD_HU / max(high - low, 1.0))
-        if width_hu > _WIDE_HU and high > low:  # what is all alike is no tissue
-            shown = (_TISSUE_HU + (grey - middle) * (width_hu / 255.0)).clip(0.0, WHITE_HU)
-    hu: Int16Array = np.rint(shown).astype(np.int16)
-    return hu

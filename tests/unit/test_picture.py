@@ -132,6 +132,20 @@ def test_a_white_background_becomes_black_and_the_brain_stays() -> None:
     assert np.median(brains[0]) == pytest.approx(np.median(brains[1]), abs=3)
 
 
+@pytest.mark.parametrize("window", WINDOWS[:3])
+def test_an_inverted_picture_is_turned_back(window: tuple[int, int]) -> None:
+    as_usual, inverted = grey(window), 255 - grey(window)
+    np.testing.assert_array_equal(bone_white(inverted), as_usual)
+    np.testing.assert_array_equal(picture_volume(inverted).hu, picture_volume(as_usual).hu)
+    np.testing.assert_array_equal(picture_mask(head_mask(window), inverted), picture_mask(head_mask(window), as_usual))
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("background", [0, 120, 255])
+def test_a_picture_whose_bone_is_white_stays(window: tuple[int, int], background: int) -> None:
+    np.testing.assert_array_equal(bone_white(grey(window, background)), grey(window, background))
+
+
 @pytest.mark.parametrize("window", [(40, 400), (100, 1000)])
 def test_what_a_much_wider_window_shows_is_brought_near_the_brain_window(window: tuple[int, int]) -> None:
     usual, wide = (brain_of(picture_volume(grey(each)).hu[0]) for each in ((40, 80), window))
@@ -163,20 +177,6 @@ def head_mask_of(hu: np.ndarray) -> np.ndarray:
 
 
 # ---------------------------------------------------------------- files
-
-
-@pytest.mark.parametrize("window", WINDOWS[:3])
-def test_an_inverted_picture_is_turned_back(window: tuple[int, int]) -> None:
-    as_usual, inverted = grey(window), 255 - grey(window)
-    np.testing.assert_array_equal(bone_white(inverted), as_usual)
-    np.testing.assert_array_equal(picture_volume(inverted).hu, picture_volume(as_usual).hu)
-    np.testing.assert_array_equal(picture_mask(head_mask(window), inverted), picture_mask(head_mask(window), as_usual))
-
-
-@pytest.mark.parametrize("window", WINDOWS)
-@pytest.mark.parametrize("background", [0, 120, 255])
-def test_a_picture_whose_bone_is_white_stays(window: tuple[int, int], background: int) -> None:
-    np.testing.assert_array_equal(bone_white(grey(window, background)), grey(window, background))
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "P"])

@@ -35,7 +35,7 @@ from triage_node.networks import NetworkConfig, TriageNet, TriageNetConfig
 from triage_node.networks.plain_cnn import PlainCnnConfig
 from triage_node.networks.resnet50v2_yolo import ResNet50V2YoloConfig
 from triage_node.networks.unet4 import UNet4Config
-from triage_node.picture import WHITE_HU
+from triage_node.picture import HEAD_MM, WHITE_HU
 from triage_node.skull import without_skull
 from triage_node.transforms import Appearance, Grid, network_images
 
@@ -213,6 +213,44 @@ def test_pictures_hold_whole_numbers_from_black_to_white(drawn: Drawn) -> None:
     assert shown.min() >= 0
     assert shown.max() <= WHITE_HU
     assert torch.equal(shown, shown.round())
+
+
+PLAIN_PICTURE = PictureConfig(
+    background_share=0, letters_share=0, gamma_share=0, jpeg_share=0, crop_share=0, coarse_share=0, sharpness_share=0
+)
+
+
+@pytest.mark.parametrize(("width_hu", "between_hu"), [(100.0, 8.0), (400.0, 9.0)])
+def test_a_wide_window_is_seen_as_inference_reads_it(width_hu: float, between_hu: float) -> None:
+    rows, columns = torch.meshgrid(torch.arange(176) - 88, torch.arange(176) - 88, indexing="ij")
+    off_middle_px = torch.hypot(rows.float(), columns.float())
+    brain = 28.0 + 10.0 * ((rows // 16 + columns // 16) % 2)
+    hu = torch.where(off_middle_px < 66, brain, torch.where(off_middle_px < 72, 200.0, -1000.0))
+    picture = replace(PLAIN_PICTURE, wide_share=1.0, wide_hu=(width_hu, width_hu + 1e-3), off_centre=0.0)
+    shown = as_pictures(hu.view(1, 1, 176, 176), STORED_GRID, picture, seed=1)[0, 0]
+    low, high = shown[off_middle_px < 50].quantile(torch.tensor([0.25, 0.75]))
+    assert high - low == pytest.approx(between_hu, abs=1)
+    assert (shown[(off_middle_px > 67) & (off_middle_px < 71)] == WHITE_HU).all()
+
+
+def test_no_window_shows_brain_as_black_or_white() -> None:
+    brain = torch.full((500, 1, 8, 8), 33.0)
+    shown = as_pictures(brain, Grid(size_px=8, spacing_mm=20.0), replace(PLAIN_PICTURE, wide_share=0.3), seed=1)
+    assert shown.min() >= 0.1 * WHITE_HU
+    assert shown.max() <= 0.9 * WHITE_HU
+
+
+def test_a_stripped_picture_shows_the_inside_of_the_skull_alone_and_that_fills_it(drawn: Drawn) -> None:
+    picture = replace(PLAIN_PICTURE, stripped_share=1.0, zoom=0.0)
+    still = AugmentConfig(pose=STILL, picture=picture, picture_share=1.0, blur_share=0, noise_share=0)
+    views = augment(drawn, STORED_GRID, Grid(size_px=176, spacing_mm=1.25), still, seed=1)
+    inside = views.depth_mm > 0
+    assert inside.any(dim=2).any(dim=1).all()
+    assert views.images[:, 0][~inside].max() == 0
+    assert views.truth[~inside].max() == 0
+    shown = views.images[:, 0] > 0
+    longer_side_px = torch.maximum(shown.any(dim=1).sum(dim=1), shown.any(dim=2).sum(dim=1))
+    assert (1.25 * longer_side_px - HEAD_MM).abs().max() <= 8
 
 
 def test_a_picture_has_no_neighbours_and_a_scan_mostly_has(drawn: Drawn) -> None:

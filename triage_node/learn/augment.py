@@ -26,7 +26,7 @@ from triage_node.learn.pool import Drawn
 from triage_node.learn.pose import Framing, PoseConfig, Slices, head_framing, posed
 from triage_node.picture import HEAD_MM
 from triage_node.skull import without_skull
-from triage_node.transforms import Appearance, Grid, channels_of
+from triage_node.transforms import PADDING_HU, Appearance, Grid, channels_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +123,8 @@ _CORTICAL_PX = 1
 """Bone so near to soft tissue stays dense."""
 _GREY_OR_WHITE_HU = (18.0, 45.0)
 _FLUID_HU = 15.0
+_LEAST_INSIDE_MM2 = 4000.0
+"""A picture of less brain than this has its skull."""
 _AROUND_MM = 15.0
 """Wider than a nucleus is thick."""
 
@@ -142,7 +144,9 @@ def augment(
     chance = Chance(seed, len(drawn.hu))
     as_picture = chance.share(config.picture_share).flatten()
     alone = as_picture | chance.share(config.lone_share).flatten()
-    framing = _framing(drawn.hu[:, 1], as_picture, source, config.picture, chance)
+    stripped = _stripped(as_picture, drawn.depth_mm[:, 1], source, config.picture, Chance(seed + 6, len(drawn.hu)))
+    shown = torch.where(stripped.view(-1, 1, 1) & (drawn.depth_mm[:, 1] <= 0), PADDING_HU, drawn.hu[:, 1])
+    framing = _framing(shown, as_picture, source, config.picture, chance)
     stored = Slices(hu=drawn.hu.clamp(max=appearance.at_most_hu), truth=drawn.truth.float(), depth_mm=drawn.depth_mm)
     stored = painted(stored, _without_any(drawn), source, config.paint, Chance(seed + 5, len(drawn.hu)))
     groups = [places for places in ((~alone).nonzero()[:, 0], alone.nonzero()[:, 0]) if len(places)]
@@ -152,6 +156,7 @@ def augment(
         slices = posed(slices, framing.taken(places), source, target, config.pose, seed + number)
         slices = _varied(slices, target, config, Chance(seed + number, len(places)))
         slices = _scanned(slices, config, Chance(seed + number + 2, len(places)), seed + number)
+        slices = _without_skulls(slices, stripped[places])
         slices = _with_pictures(slices, as_picture[places], target, config.picture, seed + number)
         parts.append(_views(slices, appearance, target))
     order = torch.cat(groups).argsort()
@@ -210,6 +215,18 @@ def _framing(hu: Tensor, as_picture: Tensor, source: Grid, picture: PictureConfi
         middle_px=torch.where(as_picture.unsqueeze(1), fitted.middle_px, 0.0),
         zoom=torch.where(as_picture, fitted.zoom, 1.0),
     )
+
+
+def _stripped(as_picture: Tensor, depth_mm: Tensor, grid: Grid, picture: PictureConfig, chance: Chance) -> Tensor:
+    """(n,) bool: pictures that lose skull and scalp, where enough is left."""
+    inside_mm2 = (depth_mm > 0).sum(dim=(1, 2)) * grid.spacing_mm**2
+    return as_picture & chance.share(picture.stripped_share).flatten() & (inside_mm2 >= _LEAST_INSIDE_MM2)
+
+
+def _without_skulls(slices: Slices, stripped: Tensor) -> Slices:
+    """Nothing outside the inner table of some of the slices, nor truth there."""
+    gone = stripped.view(-1, 1, 1, 1) & (slices.depth_mm <= 0)
+    return replace(slices, hu=slices.hu.masked_fill(gone, PADDING_HU), truth=slices.truth.masked_fill(gone, 0))
 
 
 def _with_pictures(slices: Slices, as_picture: Tensor, grid: Grid, config: PictureConfig, seed: int) -> Slices:

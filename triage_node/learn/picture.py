@@ -1,7 +1,7 @@
 """Slices as 8-bit pictures of unknown window, and what inference makes of such pictures.
 
-Inference takes grey 0..255 for 0..80 HU and every head for 190 mm long, one slice without neighbours (see
-triage_node.picture).
+Inference takes grey for HU, every head for 190 mm long and one slice without neighbours; what is drawn here is read by
+the same code (triage_node.picture).
 What a picture shows is drawn widely: window, gamma, background, letters, resolution, JPEG blocks, sharpness, crop.
 Without wide windows, pictures with a light background were missed (measured in a first attempt).
 """
@@ -17,10 +17,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from triage_node.learn.chance import Chance
-from triage_node.picture import WHITE_HU
+from triage_node.picture import find_head, hu_of_grey, on_dark
 from triage_node.transforms import Grid
 
 _AIR_HU: Final = -300.0
+_BONE_HU: Final = 150.0
+_UNCUT: Final = 8.0
+"""Bone is cut off at some 200 HU (Appearance.at_most_hu); a wide window shows it white all the same."""
 _BLOCK_PX: Final = 8
 
 
@@ -30,11 +33,17 @@ class PictureConfig:
 
     zoom: float = 0.12
     """Up to so much larger or smaller than picture.HEAD_MM, as inference takes every head to be."""
-    width_hu: tuple[float, float] = (55.0, 170.0)
+    width_hu: tuple[float, float] = (45.0, 180.0)
     """Log-uniform."""
-    wide_share: float = 0.1
-    wide_hu: tuple[float, float] = (170.0, 250.0)
-    centre_hu: tuple[float, float] = (20.0, 60.0)
+    wide_share: float = 0.2
+    wide_hu: tuple[float, float] = (180.0, 600.0)
+    centre_hu: float = 38.0
+    off_centre: float = 0.18
+    """Up to so much of its width lies the middle of the window off `centre_hu`."""
+    least_top_hu: float = 60.0
+    """White is no less: a picture that shows all brain white teaches nothing."""
+    stripped_share: float = 0.0
+    """Share of pictures that show the inside of the skull alone, see learn.augment."""
     gamma_share: float = 0.4
     gamma: tuple[float, float] = (0.7, 1.4)
     background_share: float = 0.25
@@ -66,7 +75,17 @@ def as_pictures(hu: Tensor, grid: Grid, config: PictureConfig, seed: int) -> Ten
     grey = _sharpened(grey, config, chance)
     grey = _compressed(grey, config, chance)
     grey = _cropped(grey, background, hu, grid, config, chance)
-    return (WHITE_HU * grey.clamp(0.0, 1.0)).round()
+    return _read(grey.clamp(0.0, 1.0))
+
+
+def _read(grey: Tensor) -> Tensor:
+    """(n, 1, size, size) in 0..1 to HU, by the code of inference."""
+    read = []
+    for levels in (255.0 * grey[:, 0]).round().to(torch.uint8).numpy():
+        head = find_head(levels)
+        shown, _ = on_dark(levels, head)
+        read.append(torch.from_numpy(hu_of_grey(levels, head)[shown]))
+    return torch.stack(read).unsqueeze(1).to(grey.dtype)
 
 
 def _background(config: PictureConfig, chance: Chance) -> Tensor:
@@ -77,9 +96,11 @@ def _background(config: PictureConfig, chance: Chance) -> Tensor:
 
 def _in_window(hu: Tensor, config: PictureConfig, chance: Chance) -> Tensor:
     wide = chance.share(config.wide_share)
-    width = torch.where(wide, chance.uniform(*config.wide_hu), chance.log_uniform(*config.width_hu))
-    centre = chance.uniform(*config.centre_hu)
-    return ((hu - centre) / width + 0.5).clamp(0.0, 1.0)
+    width = torch.where(wide, chance.log_uniform(*config.wide_hu), chance.log_uniform(*config.width_hu))
+    centre = config.centre_hu + width * chance.uniform(-config.off_centre, config.off_centre)
+    centre = torch.maximum(centre, config.least_top_hu - width / 2)
+    uncut = hu + _UNCUT * (hu - _BONE_HU).clamp(min=0.0)
+    return ((uncut - centre) / width + 0.5).clamp(0.0, 1.0)
 
 
 def _with_gamma(grey: Tensor, config: PictureConfig, seed: int) -> Tensor:
