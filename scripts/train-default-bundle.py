@@ -15,7 +15,7 @@ from pathlib import Path
 
 from triage_node.infer.bundle import SETTINGS_FILE, WEIGHTS_FILE
 from triage_node.learn.dataset import render_shards
-from triage_node.learn.experiment import read_config
+from triage_node.learn.experiment import TrainConfig, read_config
 from triage_node.learn.release import release
 from triage_node.learn.train import train
 
@@ -24,15 +24,16 @@ VALIDATION_SEED = 60_000_000
 VALIDATION_SHARDS = 12
 ROOT = Path(__file__).parents[1]
 EXPERIMENT = ROOT / "models" / "default.train.toml"
-BEGAN_WITH = "66e4a11bd1f69d6e4e431225a2df6c0790d0bcc0"
-"""A commit whose default bundle is 0.4.2: the shipped one went on from its weights, and has it beside."""
+BEGAN_WITH = "7d6311bbc2323ff4df1fb345d178ccf7e8af4e03"
+"""A commit whose default bundle is 0.5.0; the shipped one keeps its first network and goes on from its second."""
+KEPT, WENT_ON = "1-default-0.4.2", "2-default-0.5.0"
 
 
 def main() -> None:
     arguments = _arguments()
     config = read_config(arguments.run)
-    if arguments.run == EXPERIMENT and config.beside is not None and not (config.beside / SETTINGS_FILE).exists():
-        _write_earlier_bundle(config.beside)
+    if arguments.run == EXPERIMENT:
+        _take_earlier(config)
     for folder, count, seed in (
         (config.validation, VALIDATION_SHARDS, VALIDATION_SEED),
         (config.shards, arguments.shards, TRAINING_SEED),
@@ -58,12 +59,16 @@ def main() -> None:
     print(f"written: {out}; the figures are in its MODEL_CARD.md")
 
 
-def _write_earlier_bundle(folder: Path) -> None:
-    """Out of the history of the repository, the settings last; SystemExit where there is none."""
-    files = {name: _at_the_start(f"models/default/{name}") for name in (WEIGHTS_FILE, SETTINGS_FILE)}
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, data in files.items():
-        (folder / name).write_bytes(data)
+def _take_earlier(config: TrainConfig) -> None:
+    """What the experiment begins with and is released beside: where it is not there, out of the history of git."""
+    wanted = {} if config.start_from is None else {config.start_from: f"{WENT_ON}/{WEIGHTS_FILE}"}
+    if config.beside is not None:  # the settings last: they make it a bundle
+        wanted |= {config.beside / name: f"{KEPT}/{name}" for name in (WEIGHTS_FILE, SETTINGS_FILE)}
+    for path, name in wanted.items():
+        if not path.exists():
+            data = _at_the_start(f"models/default/{name}")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
 
 
 def _at_the_start(path: str) -> bytes:
@@ -73,8 +78,8 @@ def _at_the_start(path: str) -> bytes:
     )
     if not shown or shown.returncode:
         raise SystemExit(
-            f"needs git and a clone with its history, for {BEGAN_WITH}:{path}; or leave start_from and beside out to "
-            "begin anew"
+            f"needs git and a clone with its history, for {BEGAN_WITH}:{path}; or leave start_from, start_share "
+            "and beside out to begin anew"
         )
     return shown.stdout
 
@@ -85,7 +90,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--shards", type=int, default=160, help="of 20 heads each; 4 GB for 160")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--real-negative", nargs="*", default=[], metavar="ORIGIN=DIR")
-    parser.add_argument("--version", default="0.5.0")
+    parser.add_argument("--version", default="0.6.0")
     return parser.parse_args()
 
 

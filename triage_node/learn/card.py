@@ -101,7 +101,11 @@ def _look(member: Mapping[str, Any]) -> str:
 
 
 def _before(training: Mapping[str, Any]) -> str:
-    return "after those of the weights it began with (docs/lab-notebook.md)" if training["went_on"] else "from nothing"
+    if not training["went_on"]:
+        return "from nothing"
+    began = "after those of the weights it began with (docs/lab-notebook.md)"
+    share = training["start_share"]
+    return f"{began}, which are {100 * share:.0f} % of the shipped ones: a mean of weights" if share else began
 
 
 def _rows(simulated: Mapping[str, Any]) -> str:

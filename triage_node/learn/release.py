@@ -210,6 +210,7 @@ def _metrics(
         ],
         "training": {
             "went_on": config.start_from is not None,
+            "start_share": config.start_share,
             "steps": step,
             "image_passes": step * config.batch,
             "slices_rendered": record["pool"],
