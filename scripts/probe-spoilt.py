@@ -28,7 +28,7 @@ from triage_node.domain import Volume
 from triage_node.infer.bundle import find_bundle
 from triage_node.infer.predict import Predictor
 from triage_node.learn.evaluation.metrics import auc, sensitivity_at_specificity
-from triage_node.picture import picture_volume
+from triage_node.picture import picture_volume, read_picture
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,15 @@ def _without_skull(one: Slice) -> Image2d:
     return _jpeg(_seen(Slice(np.where(inside, one.hu, -1000), one.has_lump, one.rng)))
 
 
+def _windows_as_colours(one: Slice) -> Image2d:
+    """Bone, subdural and brain as red, green and blue: of all orders that whose luminance shows least of the brain."""
+    windows = ((600, 2800), (80, 200), (40, 80))
+    colours = np.stack([_seen(one, centre=centre, width=width) for centre, width in windows], axis=-1)
+    file = io.BytesIO()
+    Image.fromarray(colours.astype(np.uint8)).save(file, "JPEG", quality=90)
+    return read_picture(file)
+
+
 def _photograph(one: Slice) -> Image2d:
     """Black is no longer black, and one side is darker."""
     grey = _seen(one)
@@ -143,6 +152,7 @@ WAYS: Final[dict[str, Callable[[Slice], Image2d]]] = {
     "window 45/200": lambda one: _jpeg(_seen(one, centre=45, width=200)),
     "window 45/350": lambda one: _jpeg(_seen(one, centre=45, width=350)),
     "window 100/1000": lambda one: _jpeg(_seen(one, centre=100, width=1000)),
+    "windows as colours": _windows_as_colours,
     "gamma 0.7": lambda one: _jpeg(255 * (_seen(one) / 255) ** 0.7),
     "gamma 1.4": lambda one: _jpeg(255 * (_seen(one) / 255) ** 1.4),
     "inverted": lambda one: 255 - _jpeg(_seen(one)),

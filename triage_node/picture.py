@@ -7,6 +7,7 @@ side of the head's box is HEAD_MM. Inverted pictures are turned back first.
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ _READ_ERRORS: Final = (
     RuntimeError, NotImplementedError, Image.DecompressionBombError, struct.error, zlib.error,
 )  # fmt: skip
 """What pillow raises on broken files; on odd EXIF, which it writes anew when it turns a picture, also TypeError."""
+_GREY_MODES: Final = ("1", "L", "LA")
 _LEAST_PX: Final = 32
 _LONGEST: Final = 4
 _ENOUGH_PX: Final = 1024
@@ -105,9 +107,10 @@ class Head:
 def read_picture(source: Path | BinaryIO) -> UInt8Array:
     """(rows, columns) uint8 grey of a PNG or JPEG file: grey or colour, palette, 16 bits, transparent on black.
 
-    Pixels of 16 bits are brought to 8 through the brain window if they are Hounsfield units plus 1024 or 32768, else by
-    the bits that are in use; pictures of 2048 pixels and more are made smaller by a whole factor. Raises UsageError
-    with the reason, not the path.
+    Of colours that show a window each, that which is most like the brain window; of others their luminance. Pixels of
+    16 bits are brought to 8 through the brain window if they are Hounsfield units plus 1024 or 32768, else by the bits
+    that are in use; pictures of 2048 pixels and more are made smaller by a whole factor. Raises UsageError with the
+    reason, not the path.
     """
     try:
         with Image.open(source, formats=_FORMATS) as image:
@@ -202,12 +205,9 @@ def hu_of_grey(grey: UInt8Array, head: Head) -> Int16Array:
     """
     levels = np.arange(256)
     shown = levels * (WHITE_HU / 255.0)
-    tissue = _deep_tissue(grey, head)
-    if len(tissue) >= _LEAST_TISSUE_PX:
-        low, middle, high = np.percentile(tissue, (25, 50, 75))
-        width_hu = min(_WIDEST_HU, 255.0 * _TISSUE_SPREAD_HU / max(high - low, 1.0))
-        if width_hu > _WIDE_HU and high > low:  # what is all alike is no tissue
-            shown = (_TISSUE_HU + (levels - middle) * (width_hu / 255.0)).clip(0.0, WHITE_HU)
+    window = _tissue_window(grey, head)
+    if window is not None and window.width_hu > _WIDE_HU:
+        shown = (_TISSUE_HU + (levels - window.tissue_grey) * (window.width_hu / 255.0)).clip(0.0, WHITE_HU)
     hu: Int16Array = np.rint(shown).astype(np.int16)
     return hu
 
@@ -230,7 +230,25 @@ def _grey(image: Image.Image) -> UInt8Array:
     if image.has_transparency_data:
         opaque = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", opaque.size, "black"), opaque)
-    return np.asarray(image.convert("L"), np.uint8)
+    grey = np.asarray(image.convert("L"), np.uint8)
+    return grey if image.mode in _GREY_MODES else _of_colours(np.asarray(image.convert("RGB")), grey)
+
+
+def _of_colours(colours: UInt8Array, grey: UInt8Array) -> UInt8Array:
+    """(rows, columns, 3) uint8, and (rows, columns) its luminance: the one of the four to go on with.
+
+    Pictures for networks often show the brain, the subdural and the bone window as red, green and blue. Colours of a
+    grey picture are alike in most of the head, marks or not.
+    """
+    head = find_head(grey)
+    if np.median(np.ptp(colours[head.rows, head.columns], axis=2)) < _LEAST_CONTRAST_GREY:
+        return grey
+
+    def off_brain_window(shown: UInt8Array) -> float:
+        window = _tissue_window(shown, head)
+        return math.inf if window is None else abs(math.log(window.width_hu / WHITE_HU))
+
+    return min((grey, *np.moveaxis(colours, 2, 0)), key=off_brain_window)
 
 
 def _eight_bits(values: NDArray[np.int64]) -> UInt8Array:
@@ -340,6 +358,27 @@ def _centred(grey: UInt8Array, head: Head, surround: int) -> UInt8Array:
     target = tuple(_shifted(along, -start) for along, start in zip(inside, starts, strict=True))
     canvas[target] = grey[inside[0], inside[1]]
     return canvas
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Window:
+    """Through which a picture shows the tissue, as far as that tells."""
+
+    width_hu: float
+    tissue_grey: float
+    """The median."""
+
+
+def _tissue_window(grey: UInt8Array, head: Head) -> _Window | None:
+    """From how much the tissue deep in the head differs; None where there is little of it, or it is all alike."""
+    tissue = _deep_tissue(grey, head)
+    if len(tissue) < _LEAST_TISSUE_PX:
+        return None
+    low, middle, high = np.percentile(tissue, (25, 50, 75))
+    if high <= low:
+        return None
+    width_hu = min(_WIDEST_HU, 255.0 * _TISSUE_SPREAD_HU / max(high - low, 1.0))
+    return _Window(width_hu=width_hu, tissue_grey=middle)
 
 
 def _deep_tissue(grey: UInt8Array, head: Head) -> NDArray[np.float32]:

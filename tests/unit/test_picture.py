@@ -186,6 +186,27 @@ def test_every_kind_of_png_gives_the_same_grey(mode: str, tmp_path: Path) -> Non
     assert np.abs(read_picture(tmp_path / "a.png").astype(int) - picture).max() <= 1
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
+def test_of_windows_as_colours_that_of_the_brain_is_read(order: tuple[int, int, int], tmp_path: Path) -> None:
+    windows = [grey(window) for window in ((40, 80), (80, 200), (600, 2800))]
+    Image.fromarray(np.stack([windows[each] for each in order], axis=-1)).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.png"), windows[0])
+
+
+def test_of_a_grey_picture_with_coloured_marks_the_luminance_is_read(tmp_path: Path) -> None:
+    marked = Image.fromarray(grey((40, 80))).convert("RGB")
+    ImageDraw.Draw(marked).ellipse((80, 80, 130, 120), outline=(255, 0, 0), fill=(255, 255, 0))
+    marked.save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.png"), np.asarray(marked.convert("L")))
+
+
+def test_of_colours_that_show_no_tissue_the_luminance_is_read(tmp_path: Path) -> None:
+    drawn = Image.new("RGB", (100, 100))
+    ImageDraw.Draw(drawn).ellipse((20, 20, 80, 80), fill=(250, 10, 120))
+    drawn.save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.png"), np.asarray(drawn.convert("L")))
+
+
 def test_sixteen_bits_are_brought_to_eight_by_those_in_use(tmp_path: Path) -> None:
     picture = grey((40, 80))
     for name, shift in (("full.png", 8), ("twelve.png", 4), ("eight.png", 0)):
