@@ -155,6 +155,7 @@ WAYS: Final[dict[str, Callable[[Slice], Image2d]]] = {
     "windows as colours": _windows_as_colours,
     "gamma 0.7": lambda one: _jpeg(255 * (_seen(one) / 255) ** 0.7),
     "gamma 1.4": lambda one: _jpeg(255 * (_seen(one) / 255) ** 1.4),
+    "dimmed to 0.7": lambda one: _jpeg(0.7 * _seen(one)),
     "inverted": lambda one: 255 - _jpeg(_seen(one)),
     "narrowed to 0.8": lambda one: _jpeg(_seen(one, aspect=0.8)),
     "widened to 1.25": lambda one: _jpeg(_seen(one, aspect=1.25)),

@@ -32,7 +32,7 @@ _READ_ERRORS: Final = (
     RuntimeError, NotImplementedError, Image.DecompressionBombError, struct.error, zlib.error,
 )  # fmt: skip
 """What pillow raises on broken files; on odd EXIF, which it writes anew when it turns a picture, also TypeError."""
-_GREY_MODES: Final = ("1", "L", "LA")
+_GREY_MODES: Final = ("1", "L")
 _LEAST_PX: Final = 32
 _LONGEST: Final = 4
 _ENOUGH_PX: Final = 1024
@@ -62,7 +62,7 @@ _SHELL_SHARE: Final = 0.4
 _BONE_WITHIN: Final = 0.1
 """Of such a shell and what it encloses; measured on 28 slices of a real head in windows of 60 to 350 HU, inverted or on
 white."""
-_TISSUE_PX: Final = 95
+_SMALL_PX: Final = 95
 """Of the longer side of the head, 2 mm each: noise averages out."""
 _DEEP_MM: Final = 12.0
 _OFF_BONE_MM: Final = 4.0
@@ -76,6 +76,15 @@ _TISSUE_SPREAD_HU: Final = 9.0
 real head (9 to 12; measured)."""
 _WIDE_HU: Final = 180.0
 _WIDEST_HU: Final = 1000.0
+_WHITE_PERCENT: Final = 99.0
+_SKULL_MM: Final = 15.0
+"""So deep reaches bone, scalp included."""
+_SKULL_PERCENT: Final = 90.0
+"""Of what lies so near to the edge a tenth and more is bone wherever skull is shown."""
+_SAME_WHITE: Final = 0.95
+"""Brain without skull differs more: 0.87 (median of a real head)."""
+_SEEN_TISSUE: Final = 0.4
+"""Of the tissue that another colour shows: in a heat map the brain is white to red, and black to blue."""
 _HU_OFFSETS: Final = (1024, 32768)
 """What is added to Hounsfield units where files of 16 bits hold them."""
 _SOFT_TISSUE_HU: Final = (10, 60)
@@ -107,10 +116,10 @@ class Head:
 def read_picture(source: Path | BinaryIO) -> UInt8Array:
     """(rows, columns) uint8 grey of a PNG or JPEG file: grey or colour, palette, 16 bits, transparent on black.
 
-    Of colours that show a window each, that which is most like the brain window; of others their luminance. Pixels of
-    16 bits are brought to 8 through the brain window if they are Hounsfield units plus 1024 or 32768, else by the bits
-    that are in use; pictures of 2048 pixels and more are made smaller by a whole factor. Raises UsageError with the
-    reason, not the path.
+    Of colours that differ in most of the head, as where each shows a window, or of their luminance, that which is most
+    like the brain window. Pixels of 16 bits are brought to 8 through the brain window if they are Hounsfield units plus
+    1024 or 32768, else by the bits that are in use; pictures of 2048 pixels and more are made smaller by a whole
+    factor. Raises UsageError with the reason, not the path.
     """
     try:
         with Image.open(source, formats=_FORMATS) as image:
@@ -201,11 +210,13 @@ def on_dark(grey: UInt8Array, head: Head) -> tuple[UInt8Array, int]:
 def hu_of_grey(grey: UInt8Array, head: Head) -> Int16Array:
     """(256,) int16 HU that the levels of a (rows, columns) uint8 picture count as.
 
-    As through the brain window; where the tissue is much more alike than there, as through a window that much wider.
+    As through the brain window, bone is white; where the tissue is much more alike than there, as through a window that
+    much wider.
     """
+    small = _small(grey, head)
+    window = _tissue_window(small)
     levels = np.arange(256)
-    shown = levels * (WHITE_HU / 255.0)
-    window = _tissue_window(grey, head)
+    shown = (levels * (WHITE_HU / _white(small, window))).clip(0.0, WHITE_HU)
     if window is not None and window.width_hu > _WIDE_HU:
         shown = (_TISSUE_HU + (levels - window.tissue_grey) * (window.width_hu / 255.0)).clip(0.0, WHITE_HU)
     hu: Int16Array = np.rint(shown).astype(np.int16)
@@ -237,18 +248,31 @@ def _grey(image: Image.Image) -> UInt8Array:
 def _of_colours(colours: UInt8Array, grey: UInt8Array) -> UInt8Array:
     """(rows, columns, 3) uint8, and (rows, columns) its luminance: the one of the four to go on with.
 
-    Pictures for networks often show the brain, the subdural and the bone window as red, green and blue. Colours of a
-    grey picture are alike in most of the head, marks or not.
+    Pictures for networks often show the brain, the subdural and the bone window as red, green and blue. Where colours
+    differ in most of the head, it is that whose tissue differs most nearly as in the brain window; else, as of a grey
+    picture with or without coloured marks, the luminance.
     """
     head = find_head(grey)
     if np.median(np.ptp(colours[head.rows, head.columns], axis=2)) < _LEAST_CONTRAST_GREY:
         return grey
 
-    def off_brain_window(shown: UInt8Array) -> float:
-        window = _tissue_window(shown, head)
-        return math.inf if window is None else abs(math.log(window.width_hu / WHITE_HU))
+    every: list[UInt8Array] = [grey, *np.moveaxis(colours, 2, 0)]
+    seen = [_small(shown, head) for shown in every]
+    windows = [_tissue_window(small) if _rises_with(seen[0], small) else None for small in seen]
+    most_px = max((window.tissue_px for window in windows if window is not None), default=0)
 
-    return min((grey, *np.moveaxis(colours, 2, 0)), key=off_brain_window)
+    def off_brain_window(window: _Window | None) -> float:
+        if window is None or window.tissue_px < _SEEN_TISSUE * most_px:
+            return math.inf
+        return abs(math.log(window.width_hu / WHITE_HU))
+
+    return every[min(range(len(every)), key=lambda index: off_brain_window(windows[index]))]
+
+
+def _rises_with(luminance: _Small, colour: _Small) -> bool:
+    """Whether bone is bright in it, which in a colour map need not be so."""
+    inside = luminance.depth_mm > 0
+    return bool(np.cov(luminance.grey[inside], colour.grey[inside])[0, 1] > 0)
 
 
 def _eight_bits(values: NDArray[np.int64]) -> UInt8Array:
@@ -361,35 +385,63 @@ def _centred(grey: UInt8Array, head: Head, surround: int) -> UInt8Array:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Small:
+    """A head at some 2 mm, where noise averages out; (rows, columns) of its box."""
+
+    grey: NDArray[np.float32]
+    depth_mm: NDArray[np.float64]
+    """From the edge of the head; 0 outside."""
+    px_mm: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Window:
     """Through which a picture shows the tissue, as far as that tells."""
 
     width_hu: float
     tissue_grey: float
     """The median."""
+    tissue_px: int
+    """Of some 4 mm2, that are neither black nor white."""
 
 
-def _tissue_window(grey: UInt8Array, head: Head) -> _Window | None:
+def _small(grey: UInt8Array, head: Head) -> _Small:
+    box = (head.rows, head.columns)
+    factor = max(1, round(head.longer_side_px / _SMALL_PX))
+    shown = np.asarray(Image.fromarray(grey[box]).reduce(factor), np.float32)
+    mask = np.ones(shown.shape, np.bool_) if head.mask is None else head.mask[box][::factor, ::factor]
+    px_mm = HEAD_MM * factor / head.longer_side_px
+    depth_mm = px_mm * ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    return _Small(grey=shown, depth_mm=depth_mm, px_mm=px_mm)
+
+
+def _tissue_window(small: _Small) -> _Window | None:
     """From how much the tissue deep in the head differs; None where there is little of it, or it is all alike."""
-    tissue = _deep_tissue(grey, head)
+    tissue = _deep_tissue(small)
     if len(tissue) < _LEAST_TISSUE_PX:
         return None
     low, middle, high = np.percentile(tissue, (25, 50, 75))
     if high <= low:
         return None
     width_hu = min(_WIDEST_HU, 255.0 * _TISSUE_SPREAD_HU / max(high - low, 1.0))
-    return _Window(width_hu=width_hu, tissue_grey=middle)
+    return _Window(width_hu=width_hu, tissue_grey=middle, tissue_px=len(tissue))
 
 
-def _deep_tissue(grey: UInt8Array, head: Head) -> NDArray[np.float32]:
-    """Grey of the tissue deep in the head, neither bone nor black, averaged to one value for some 4 mm2."""
-    box = (head.rows, head.columns)
-    factor = max(1, round(head.longer_side_px / _TISSUE_PX))
-    shown = np.asarray(Image.fromarray(grey[box]).reduce(factor), np.float32)
-    mask = np.ones(shown.shape, np.bool_) if head.mask is None else head.mask[box][::factor, ::factor]
-    px_mm = HEAD_MM * factor / head.longer_side_px
-    depth_mm = px_mm * ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
-    bone = shown >= _BONE_GREY * shown.max(initial=0, where=mask)
-    near_bone = ndimage.binary_dilation(bone, iterations=max(1, round(_OFF_BONE_MM / px_mm)))
-    tissue: NDArray[np.float32] = shown[(depth_mm > _DEEP_MM) & ~near_bone & (shown > _BLACK_GREY)]
+def _deep_tissue(small: _Small) -> NDArray[np.float32]:
+    """Grey of the tissue deep in the head, neither bone nor black."""
+    bone = small.grey >= _BONE_GREY * small.grey.max(initial=0, where=small.depth_mm > 0)
+    near_bone = ndimage.binary_dilation(bone, iterations=max(1, round(_OFF_BONE_MM / small.px_mm)))
+    tissue: NDArray[np.float32] = small.grey[(small.depth_mm > _DEEP_MM) & ~near_bone & (small.grey > _BLACK_GREY)]
     return tissue
+
+
+def _white(small: _Small, window: _Window | None) -> float:
+    """The grey of bone: less than 255 in a dim picture.
+
+    Beyond the brain window all bone has one grey, the brightest, and there is much of it along the edge of the head.
+    """
+    if window is None:
+        return 255.0
+    white = float(np.percentile(small.grey[small.depth_mm > 0], _WHITE_PERCENT))
+    along_edge = np.percentile(small.grey[(small.depth_mm > 0) & (small.depth_mm < _SKULL_MM)], _SKULL_PERCENT)
+    return white if along_edge >= _SAME_WHITE * white else 255.0

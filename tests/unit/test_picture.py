@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from triage_node.errors import UsageError
-from triage_node.picture import HEAD_MM, bone_white, find_head, picture_mask, picture_volume, read_picture
+from triage_node.picture import HEAD_MM, bone_white, find_head, hu_of_grey, picture_mask, picture_volume, read_picture
 from triage_node.simulate import axial_geometry, simulate_head
 
 WINDOWS = [(40, 80), (35, 150), (40, 400), (500, 2000)]
@@ -161,6 +161,21 @@ def test_a_usual_window_counts_as_the_brain_window(window: tuple[int, int]) -> N
     assert np.isin(picture_volume(picture).hu, np.rint(np.unique(picture) * (80 / 255))).all()
 
 
+@pytest.mark.parametrize("share", [0.9, 0.7, 0.5])
+def test_a_dim_picture_counts_as_one_whose_bone_is_white(share: float) -> None:
+    usual = grey((40, 80))
+    dim = (share * usual).astype(np.uint8)
+    tissue = (usual > 0) & (usual < 200)
+    counted, wanted = (hu_of_grey(shown, find_head(shown))[shown][tissue] for shown in (dim, usual))
+    assert np.abs(counted - wanted).max() <= 2
+
+
+def test_a_brain_without_skull_is_not_taken_for_a_dim_picture() -> None:
+    inside = ndimage.binary_opening(ndimage.binary_erosion(head_mask((40, 80)), iterations=12) & (hounsfield() < 60))
+    brain = np.where(inside, grey((40, 80)), 0).astype(np.uint8)
+    np.testing.assert_array_equal(hu_of_grey(brain, find_head(brain)), np.rint(np.arange(256) * 80 / 255))
+
+
 def test_a_picture_of_one_grey_is_none_of_a_wide_window() -> None:
     flat = np.zeros((128, 128), np.uint8)
     flat[30:100, 30:100] = 120
@@ -198,6 +213,20 @@ def test_of_a_grey_picture_with_coloured_marks_the_luminance_is_read(tmp_path: P
     ImageDraw.Draw(marked).ellipse((80, 80, 130, 120), outline=(255, 0, 0), fill=(255, 255, 0))
     marked.save(tmp_path / "a.png")
     np.testing.assert_array_equal(read_picture(tmp_path / "a.png"), np.asarray(marked.convert("L")))
+
+
+def test_of_a_heat_map_the_luminance_is_read_and_no_colour_in_which_most_of_the_brain_is_black(tmp_path: Path) -> None:
+    heat = 3 * grey((20, 80)).astype(int)[..., None] - np.array([0, 255, 510])
+    drawn = Image.fromarray(heat.clip(0, 255).astype(np.uint8))
+    drawn.save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.png"), np.asarray(drawn.convert("L")))
+
+
+def test_a_colour_that_falls_where_the_others_rise_is_not_read(tmp_path: Path) -> None:
+    shown = grey((40, 80))
+    colours = np.stack([shown // 2, shown * 0.7, 255 - shown], axis=-1).astype(np.uint8)
+    Image.fromarray(colours).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.png"), colours[..., 1])
 
 
 def test_of_colours_that_show_no_tissue_the_luminance_is_read(tmp_path: Path) -> None:
